@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/* rt_env: what the freestanding runtime (native/vm/rt: maps, rings, helpers) must know about the
+ * process it runs in. One instance per process: in the agent's private data in a target (filled in
+ * by the daemon at entry), a static in the daemon and in tests. Private memory, copied by fork. */
+#ifndef BPFTIME_ABI_RUNTIME_H
+#define BPFTIME_ABI_RUNTIME_H
+
+#include "map.h"
+
+#define RT_ENV_V1 1u
+
+struct rt_env {
+  u32 version;          /* RT_ENV_V1 */
+  s32 tid_fs_offset;    /* where libc keeps the thread id relative to fs base; -1: ask the kernel */
+  u64 clock_gettime_fn; /* the vDSO's __vdso_clock_gettime; 0: use the system call */
+  struct vm_map log;    /* ring buffer for trace_printk records (struct printk_record); base 0: none */
+  u32 cpu_count;        /* possible CPUs */
+  u32 pid;              /* process id in its own pid namespace; revalidated after fork */
+  u64 tsc_mult;         /* reserved for clock by rdtsc; 0: unused */
+  u64 lost_printk;      /* printk records that found the ring full */
+};
+
+#define PRINTK_RECORD_V1 1u
+#define PRINTK_TEXT_BYTES_MAX 512u
+
+/* One trace_printk line. Followed by text_bytes bytes of text without terminator. */
+struct printk_record {
+  u32 version; /* PRINTK_RECORD_V1 */
+  u32 cpu;
+  u32 pid; /* tgid in the target's namespace */
+  u32 tid;
+  u64 time_ns; /* CLOCK_MONOTONIC */
+  char comm[16];
+  u32 text_bytes; /* <= PRINTK_TEXT_BYTES_MAX */
+  u32 reserved;
+};
+ABI_ASSERT(sizeof(struct printk_record) == 48, "ring ABI: bump the version when this changes");
+
+#endif

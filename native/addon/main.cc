@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: MIT
+// The addon's entry point: each part registers its own functions on the one exports object.
+#include <napi.h>
+
+#include "parts.h"
+
+static Napi::Object init(Napi::Env env, Napi::Object exports) {
+  return exports;
+}
+
+NODE_API_MODULE(bpftimefs, init)

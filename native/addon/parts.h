@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: MIT
+// The parts of the addon, and the one way in which they report a failure to JavaScript.
+#pragma once
+
+#include <napi.h>
+
+#include "../base/result.h"
+
+namespace bpftime::addon {
+
+void init_fuse(Napi::Env env, Napi::Object exports);
+void init_bpf(Napi::Env env, Napi::Object exports);
+void init_target(Napi::Env env, Napi::Object exports);
+
+/// An Error with `code` (errno name), `reason` and optionally `log`: NativeError in src/native.ts.
+Napi::Error make_error(Napi::Env env, const Failure& failure, const char* log = nullptr);
+
+}  // namespace bpftime::addon

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: MIT
+// The daemon's eBPF objects: maps and programs by id, shared by the bpf(2) front (libbpf), the
+// attach engine (native/target) and the file system's readers. Thread safe.
+//
+// Must not know of processes, hooks or files: those hold shared_ptrs to what they use.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../abi/map.h"
+#include "../base/result.h"
+#include "../base/scoped_fd.h"
+#include "../vm/image.h"
+
+namespace bpftime {
+
+/// One eBPF map. `view.base` is the daemon's own mapping of the storage memfd.
+struct MapObject {
+  uint32_t id = 0;
+  std::string name;
+  vm_map view{};
+  ScopedFd storage;  // memfd, sealed against resizing; targets get it read-write
+  uint32_t btf_key_type = 0, btf_value_type = 0;  // type ids in the object's BTF; 0 = none
+  ~MapObject();
+};
+
+/// One loaded program: validated, compiled, immutable.
+struct ProgObject {
+  uint32_t id = 0;
+  std::string name;
+  uint32_t type = 0;  // BPF_PROG_TYPE_*
+  std::vector<uint64_t> insns;  // final bytecode, raw 8-byte slots, map fds replaced by map ids
+  ProgramImage image;
+  ScopedFd text;  // memfd holding image.text, opened read-only: mapped R-X in targets
+  std::vector<std::shared_ptr<MapObject>> maps;  // all maps that image.got names
+};
+
+std::shared_ptr<MapObject> find_map(uint32_t id);
+std::shared_ptr<ProgObject> find_prog(uint32_t id);
+
+}  // namespace bpftime

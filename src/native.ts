@@ -1,0 +1,168 @@
+// The typed surface of the native addon, and the only file that loads it.
+// Text never crosses this boundary except names and paths; failures arrive as NativeError with an
+// errno and a static reason, and callers turn them into sentences.
+// Addresses of targets are bigint. Buffers are copied in both directions unless said otherwise.
+import { constants } from 'node:os';
+import { fileURLToPath } from 'node:url';
+
+/** Thrown (or rejected with) by every native call that fails. */
+export interface NativeError extends Error {
+  /** Errno name, e.g. `ESRCH`. */
+  code: string;
+  /** Static reason from the native side. */
+  reason: string;
+  /** Longer log (libbpf's or the validator's), when there is one. */
+  log?: string;
+}
+
+// --- fuse ----------------------------------------------------------------------------------------
+
+/** How native threads treat a node, see native/fuse/node_table.h. */
+export type NodeKind =
+  | 'dir' // children: static ones, published ones, and those of `provider`
+  | 'snapshot' // bytes published by TypeScript, served natively
+  | 'generated' // content asked from TypeScript at open, fixed for that open; true size unknown
+  | 'line' // text control file: reads like generated, each complete line is a write request
+  | 'payload' // random-access buffer, committed at the first flush with new bytes
+  | 'stream' // endless lines: blocking read, poll, O_NONBLOCK, cursor per open
+  | 'log' // append-only regular file with a true, growing size
+  | 'symlink'; // target asked natively (self) or published
+
+/** One row of the tree, derived from src/fs/tree.ts; class names are unique. */
+export interface NodeClass {
+  name: string;
+  kind: NodeKind;
+  mode: number;
+  /** dir: static children, name → class. */
+  children?: Record<string, string>;
+  /**
+   * dir: who supplies further children. `published`: only what TypeScript published.
+   * `procs`: numeric names of live processes the caller may ptrace, each a dir of `childClass`.
+   * `lookup`: unknown names are asked from TypeScript (request `lookup`); listing shows published.
+   */
+  provider?: 'published' | 'procs' | 'lookup';
+  childClass?: string;
+  /** dir: class of files created by users (cp NAME); absent: EACCES. */
+  createClass?: string;
+  /** dir: class of directories created by mkdir; absent: EPERM. */
+  mkdirClass?: string;
+  /** payload, line: largest accepted size in bytes (EFBIG beyond). */
+  maxBytes?: number;
+}
+
+/** What native asks of TypeScript; answered once with `reply`. */
+export interface FuseRequest {
+  id: number;
+  op: 'lookup' | 'read' | 'line' | 'commit' | 'unlink' | 'rename' | 'mkdir' | 'rmdir' | 'cancel';
+  /** Path below the mount point, e.g. `/procs/12/uprobe/main`. */
+  path: string;
+  /** Class of the node (of the directory for lookup). */
+  cls: string;
+  /** line: the lines of one write (complete ones only); commit: the whole payload. */
+  data?: Buffer;
+  /** rename: the new path. line: `true` when the file was opened with O_TRUNC (`>`), not `>>`. */
+  to?: string;
+  truncate?: boolean;
+  /** The caller, from the FUSE header; pid is a thread group id. */
+  uid: number;
+  gid: number;
+  pid: number;
+}
+
+export interface NativeFuse {
+  /**
+   * Mounts and starts the serving threads. `onRequest` runs on the JavaScript thread.
+   * @throws EACCES, EBUSY, ENOENT, ... from mount(2) or fusermount3
+   */
+  fuseMount(
+    options: {
+      mountpoint: string;
+      allowOther: boolean;
+      root: string;
+      classes: NodeClass[];
+      /** Milliseconds after which an unanswered request fails with ETIMEDOUT. */
+      deadlineMs: number;
+    },
+    onRequest: (request: FuseRequest) => void,
+  ): number;
+  /** Answers a request: errno 0 is success; data is the content for `read`. */
+  fuseReply(mount: number, reply: { id: number; errno: number; data?: Buffer }): void;
+  /** Creates or updates a node. Parents must exist (procs/<pid> is created on demand). */
+  fusePublish(
+    mount: number,
+    node: { path: string; cls: string; content?: Buffer; symlink?: string },
+  ): void;
+  /** Removes a published node and everything below it; the kernel's caches are invalidated. */
+  fuseUnpublish(mount: number, path: string): void;
+  /** Appends whole lines to a `stream` or `log` node (created when absent). */
+  fuseAppend(mount: number, path: string, text: Buffer): void;
+  /** Serving counters, for `status`. */
+  fuseStats(mount: number): { requests: bigint; openFiles: number; pendingRequests: number };
+  /** Unmounts; resolves when all threads are gone. */
+  fuseUnmount(mount: number): Promise<void>;
+  /** Calls back when the mount ended from outside (umount) — the daemon should exit. */
+  fuseOnEnd(mount: number, callback: () => void): void;
+}
+
+// --- bpf -----------------------------------------------------------------------------------------
+
+export interface BpfMapInfo {
+  id: number;
+  name: string;
+  /** BPF_MAP_TYPE_*. */
+  type: number;
+  keySize: number;
+  valueSize: number;
+  maxEntries: number;
+  flags: number;
+  cpuCount: number;
+  btfKeyType: number;
+  btfValueType: number;
+  storageBytes: number;
+}
+
+export interface BpfProgInfo {
+  id: number;
+  name: string;
+  /** The SEC() string. */
+  section: string;
+  type: number;
+  insnCount: number;
+  jitBytes: number;
+}
+
+export interface BpfObjectInfo {
+  id: number;
+  maps: BpfMapInfo[];
+  programs: BpfProgInfo[];
+  /** The object's raw .BTF after loading (empty when it has none). */
+  btf: Buffer;
+}
+
+export interface NativeBpf {
+  /** Opens, relocates, validates and compiles on a worker thread. Rejects with ENOEXEC and a log. */
+  bpfLoad(request: { name: string; bytes: Buffer }): Promise<BpfObjectInfo>;
+  /** Drops the daemon's references; maps and programs live on while a hook uses them. */
+  bpfUnload(objectId: number): void;
+  bpfMapInfo(mapId: number): BpfMapInfo;
+  /** Value bytes (per-CPU: all CPUs, each rounded up to 8 bytes), or undefined. */
+  bpfMapLookup(mapId: number, key: Buffer): Buffer | undefined;
+  /** flags: BPF_ANY 0, BPF_NOEXIST 1, BPF_EXIST 2. */
+  bpfMapUpdate(mapId: number, key: Buffer, value: Buffer, flags: number): void;
+  bpfMapDelete(mapId: number, key: Buffer): void;
+  /** All entries, key then value bytes concatenated, at most `limit` of them. */
+  bpfMapDump(mapId: number, limit: number): { count: number; entries: Buffer };
+  /** Runs a program once here, for tests: BPF_PROG_TEST_RUN. */
+  bpfTestRun(request: { progId: number; ctx: Buffer; engine: 'jit' | 'interpreter' }): bigint;
+}
+
+export interface Native extends NativeFuse, NativeBpf {}
+
+const addonPath = fileURLToPath(new URL('../../build/bpftimefs.node', import.meta.url));
+const module = { exports: {} as Native };
+// RTLD_DEEPBIND: libbpf, a dependency of the addon, must bind `syscall` to the addon's own (our
+// bpf(2) in user space) and not to libc's. See docs/adr/0004-libbpf-over-our-bpf.md.
+process.dlopen(module, addonPath, constants.dlopen.RTLD_NOW | constants.dlopen.RTLD_DEEPBIND);
+
+/** The addon. */
+export const native: Native = module.exports;
