@@ -31,6 +31,7 @@ struct ProgramImage {
   uint32_t insn_count = 0;   // bytecode instructions (8-byte slots)
   uint32_t ctx_read_mask = 0; // bit i: the program (or a helper it calls) may read pt_regs word i
   bool escapes_ctx = false;  // ctx is passed to a helper or subprogram: assume all is read
+  uint32_t cpu_features = 0;  // kCpu* bits (vm.h) that the code relies on
 
   [[nodiscard]] uint64_t got_off() const { return (text.size() + 4095) & ~uint64_t{4095}; }
 };
