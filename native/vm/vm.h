@@ -41,11 +41,12 @@ struct ValidateOptions {
 };
 
 /// Checks everything about a program that needs no knowledge of register contents. O(n).
-[[nodiscard]] Verdict validate(std::span<const uint64_t> slots, const ValidateOptions& options = {});
+[[nodiscard]] Verdict validate(std::span<const uint64_t> slots,
+                               const ValidateOptions& options = {});
 
 /// Geometry of a map whose lookups may be inlined; type 0 if there is no such map.
 struct MapGeometry {
-  uint32_t type = 0;          // BPF_MAP_TYPE_*
+  uint32_t type = 0;  // BPF_MAP_TYPE_*
   uint32_t max_entries = 0;
   uint32_t value_stride = 0;  // as in struct vm_map
   uint32_t elem_stride = 0;   // as in struct vm_map
