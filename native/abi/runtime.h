@@ -18,6 +18,17 @@ struct rt_env {
   u32 pid;              /* process id in its own pid namespace; revalidated after fork */
   u64 tsc_mult;         /* reserved for clock by rdtsc; 0: unused */
   u64 lost_printk;      /* printk records that found the ring full */
+  u32 guard_mode;       /* 1: SIGSEGV and SIGBUS are ours, see vm/rt/guard.h; 0: read by system call */
+  u32 pid_cached;       /* 1: the page rt_pid_page has MADV_WIPEONFORK, so the pid may be kept in it */
+  u32 ns_tag;           /* any 7 bits that tell pid namespaces apart, for lock recovery; 0: ours */
+  u32 reserved;
+};
+ABI_ASSERT(sizeof(struct rt_env) == 128, "the daemon writes this into targets");
+
+/* A page of the runtime's own; see rt_env.pid_cached. */
+struct rt_pid_page {
+  u32 pid; /* 0: not known in this process yet */
+  u8 rest[ABI_PAGE_BYTES - 4];
 };
 
 #define PRINTK_RECORD_V1 1u

@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: MIT */
+/* Hash maps: chained buckets over preallocated elements.
+ *
+ * Readers take no lock. A chain is consistent after every single store, so a writer may die
+ * anywhere; the element it was moving carries its owner and is reclaimed when the map runs full.
+ * Chains end in a marker with the bucket's number: a reader that was carried into another chain by
+ * a reused element notices and starts again. Every index from shared memory is checked. */
+#include "hash.h"
+
+#define HASH_MULTIPLIER 0x9e3779b97f4a7c15ull
+#define FIND_RETRIES 8
+#define FREE_LIST_TRIES 64
+#define RECLAIM_WINDOW 16
+#define LRU_WINDOW 256
+
+typedef u64 __attribute__((may_alias, aligned(1))) u64_any;
+typedef u32 __attribute__((may_alias, aligned(1))) u32_any;
+
+RT_INLINE struct rt_hash_ctl* ctl_of(const struct vm_map* map) {
+  return (struct rt_hash_ctl*)map->base;
+}
+RT_INLINE struct rt_bucket* bucket_at(const struct vm_map* map, u32 index) {
+  return (struct rt_bucket*)(map->base + map->bucket_off) + (index & (map->bucket_count - 1));
+}
+RT_INLINE struct rt_elem* elem_at(const struct vm_map* map, u32 index) {
+  return (struct rt_elem*)(map->base + map->data_off + (u64)index * map->elem_stride);
+}
+RT_INLINE u8* key_of(struct rt_elem* elem) { return (u8*)(elem + 1); }
+RT_INLINE u8* value_of(const struct vm_map* map, struct rt_elem* elem) {
+  return key_of(elem) + ((map->key_size + 7) & ~7u);
+}
+RT_INLINE int is_lru(const struct vm_map* map) {
+  return map->type == RT_MAP_LRU_HASH || map->type == RT_MAP_LRU_PERCPU_HASH;
+}
+RT_INLINE u8* ref_of(const struct vm_map* map, u32 index) {
+  return map->base + map->bucket_off + (u64)map->bucket_count * sizeof(struct rt_bucket) + index;
+}
+
+u64 rt_hash_ref_bytes(const struct vm_map* map) { return is_lru(map) ? map->max_entries : 0; }
+
+RT_INLINE u64 mix(u64 x) {
+  unsigned __int128 product = (unsigned __int128)x * HASH_MULTIPLIER;
+  return (u64)product ^ (u64)(product >> 64);
+}
+
+static u32 hash_long_key(const struct vm_map* map, const u8* key, u64 seed) {
+  u64 h = seed ^ map->key_size;
+  u32 len = map->key_size;
+  for (; len >= 8; len -= 8, key += 8) h = mix(h ^ *(const u64_any*)key);
+  u64 tail = 0;
+  for (u32 i = 0; i < len; i++) tail |= (u64)key[i] << (8 * i);
+  return (u32)mix(h ^ tail);
+}
+
+RT_INLINE u32 hash_of(const struct vm_map* map, const void* key) {
+  u64 seed = rt_load(&ctl_of(map)->seed);
+  if (map->key_size == 4) return (u32)mix(seed ^ *(const u32_any*)key);
+  if (map->key_size == 8) return (u32)mix(seed ^ *(const u64_any*)key);
+  return hash_long_key(map, key, seed);
+}
+
+RT_INLINE int key_equal(const struct vm_map* map, const void* a, const void* b) {
+  if (map->key_size == 4) return *(const u32_any*)a == *(const u32_any*)b;
+  if (map->key_size == 8) return *(const u64_any*)a == *(const u64_any*)b;
+  return rt_memeq(a, b, map->key_size);
+}
+
+/* The element with this key, or null. */
+RT_INLINE struct rt_elem* find(const struct vm_map* map, const void* key, u32 hash) {
+  u32 bucket = hash & (map->bucket_count - 1);
+  for (u32 retry = 0; retry < FIND_RETRIES; retry++) {
+    u32 link = rt_load_acquire(&bucket_at(map, bucket)->head);
+    u32 steps = 0;
+    while (link - 1 < map->max_entries) {
+      struct rt_elem* elem = elem_at(map, link - 1);
+      if (rt_load(&elem->hash) == hash && key_equal(map, key_of(elem), key)) return elem;
+      link = rt_load_acquire(&elem->next);
+      if (++steps > map->max_entries) return 0;
+    }
+    if (RT_LIKELY(link == 0 || link == (RT_NULLS | bucket))) return 0;
+  }
+  return 0;
+}
+
+RT_INLINE u32 index_of(const struct vm_map* map, struct rt_elem* elem) {
+  return (u32)(((u8*)elem - map->base - map->data_off) / map->elem_stride);
+}
+
+static void touch_lru(const struct vm_map* map, struct rt_elem* elem) {
+  u8* ref = ref_of(map, index_of(map, elem));
+  if (rt_load(ref) == 0) rt_store(ref, 1);
+}
+
+u8* rt_hash_find(const struct vm_map* map, const void* key, int touch) {
+  struct rt_elem* elem = find(map, key, hash_of(map, key));
+  if (elem == 0) return 0;
+  if (touch && is_lru(map)) touch_lru(map, elem);
+  return value_of(map, elem);
+}
+
+/* The link that leads to elem in its chain, or null. The bucket is locked. */
+static u32* link_to(const struct vm_map* map, struct rt_bucket* bucket, u32 index) {
+  u32* link = &bucket->head;
+  for (u32 steps = 0; steps <= map->max_entries; steps++) {
+    u32 at = rt_load(link) - 1;
+    if (at >= map->max_entries) return 0;
+    if (at == index) return link;
+    link = &elem_at(map, at)->next;
+  }
+  return 0;
+}
+
+/* Takes elem out of its locked bucket; it then belongs to `self`. 0 if it was not there. */
+static int unlink_elem(const struct vm_map* map, struct rt_bucket* bucket, u32 index, u32 self) {
+  struct rt_elem* elem = elem_at(map, index);
+  u32* link = link_to(map, bucket, index);
+  if (link == 0) return 0;
+  rt_store_release(&elem->state, self | RT_ELEM_DELETING);
+  rt_store_release(link, rt_load(&elem->next));
+  rt_store_release(&elem->state, self);
+  rt_add(&ctl_of(map)->count, (u32)-1);
+  return 1;
+}
+
+static void push_free(const struct vm_map* map, u32 index, u32 self) {
+  struct rt_hash_ctl* ctl = ctl_of(map);
+  struct rt_elem* elem = elem_at(map, index);
+  u64 head;
+  do {
+    head = rt_load(&ctl->free_head);
+    rt_store(&elem->free_next, (u32)head);
+  } while (!rt_cas64(&ctl->free_head, head, ((head >> 32) + 1) << 32 | (index + 1)));
+  /* Only now: whoever finds it FREE and not in the list may conclude that it was lost. */
+  rt_cas32(&elem->state, self, RT_ELEM_FREE);
+}
+
+static int pop_free(const struct vm_map* map, u32 self, u32* index) {
+  struct rt_hash_ctl* ctl = ctl_of(map);
+  for (u32 i = 0; i < FREE_LIST_TRIES; i++) {
+    u64 head = rt_load_acquire(&ctl->free_head);
+    u32 at = (u32)head - 1;
+    if (at >= map->max_entries) return 0;
+    struct rt_elem* elem = elem_at(map, at);
+    u32 next = rt_load(&elem->free_next);
+    if (!rt_cas64(&ctl->free_head, head, ((head >> 32) + 1) << 32 | next)) continue;
+    u32 state = rt_load(&elem->state);
+    if (state != RT_ELEM_LINKED && rt_cas32(&elem->state, state, self)) {
+      *index = at;
+      return 1;
+    }
+  }
+  return 0;
+}
+
+/* Finds an element that a dead writer left behind. The caller holds the lock of `own`. */
+static int reclaim(const struct vm_map* map, struct rt_bucket* own, u32 self, u32* index) {
+  struct rt_hash_ctl* ctl = ctl_of(map);
+  u32 start = rt_add(&ctl->reclaim, RECLAIM_WINDOW);
+  for (u32 i = 0; i < RECLAIM_WINDOW && i < map->max_entries; i++) {
+    u32 at = (start + i) % map->max_entries;
+    struct rt_elem* elem = elem_at(map, at);
+    u32 state = rt_load_acquire(&elem->state);
+    if (state == RT_ELEM_LINKED) continue;
+    if (state != RT_ELEM_FREE && rt_owner_alive(state & ~RT_ELEM_DELETING)) continue;
+    u64 head = rt_load_acquire(&ctl->free_head);
+    if ((u32)head != 0) return 0; /* there are free ones after all; the caller tries again */
+    struct rt_bucket* bucket = bucket_at(map, rt_load(&elem->hash));
+    if (bucket != own && !rt_cas32(&bucket->owner, 0, self)) continue;
+    u32* link = state == RT_ELEM_FREE ? 0 : link_to(map, bucket, at);
+    int taken = 0;
+    if (link != 0 && !(state & RT_ELEM_DELETING)) {
+      rt_cas32(&elem->state, state, RT_ELEM_LINKED); /* died right after inserting it */
+    } else if (rt_cas32(&elem->state, state, self)) {
+      if (link != 0) rt_store_release(link, rt_load(&elem->next));
+      taken = rt_load(&ctl->free_head) == head;
+      if (!taken) rt_cas32(&elem->state, self, RT_ELEM_FREE);
+    }
+    if (bucket != own) rt_unlock(&bucket->owner);
+    if (taken) {
+      *index = at;
+      return 1;
+    }
+  }
+  return 0;
+}
+
+/* LRU by second chance: the first element that was not looked up since the hand passed it. */
+static int evict(const struct vm_map* map, struct rt_bucket* own, u32 self, u32* index) {
+  struct rt_hash_ctl* ctl = ctl_of(map);
+  for (u32 i = 0; i < LRU_WINDOW; i++) {
+    u32 at = rt_add(&ctl->hand, 1) % map->max_entries;
+    struct rt_elem* elem = elem_at(map, at);
+    if (rt_load(&elem->state) != RT_ELEM_LINKED) continue;
+    u8* ref = ref_of(map, at);
+    if (rt_load(ref) != 0 && i < LRU_WINDOW / 2) {
+      rt_store(ref, 0);
+      continue;
+    }
+    struct rt_bucket* bucket = bucket_at(map, rt_load(&elem->hash));
+    if (bucket != own && !rt_cas32(&bucket->owner, 0, self)) continue;
+    int taken = unlink_elem(map, bucket, at, self);
+    if (bucket != own) rt_unlock(&bucket->owner);
+    if (taken) {
+      *index = at;
+      return 1;
+    }
+  }
+  return 0;
+}
+
+static int alloc_elem(const struct vm_map* map, struct rt_bucket* own, u32 self, u32* index) {
+  struct rt_hash_ctl* ctl = ctl_of(map);
+  if ((u32)rt_load(&ctl->free_head) != 0 && pop_free(map, self, index)) return 1;
+  if (rt_load(&ctl->fresh) < map->max_entries) {
+    u32 at = rt_add(&ctl->fresh, 1);
+    if (at < map->max_entries) {
+      rt_store(&elem_at(map, at)->state, self);
+      *index = at;
+      return 1;
+    }
+  }
+  if (is_lru(map) && evict(map, own, self, index)) return 1;
+  if (reclaim(map, own, self, index)) return 1;
+  return pop_free(map, self, index);
+}
+
+RT_INLINE void put_value(const struct vm_map* map, u8* dst, const void* value,
+                         enum rt_value_source source, int fresh) {
+  if (map->type != RT_MAP_PERCPU_HASH && map->type != RT_MAP_LRU_PERCPU_HASH) {
+    rt_copy_words(dst, value, map->value_size);
+  } else if (source == RT_VALUE_ALL_CPUS) {
+    for (u32 cpu = 0; cpu < map->cpu_count; cpu++) {
+      rt_copy_words(dst + (u64)cpu * map->value_stride,
+                    (const u8*)value + (u64)cpu * map->value_stride, map->value_size);
+    }
+  } else {
+    if (fresh) rt_zero_words(dst, (u64)map->cpu_count * map->value_stride);
+    rt_copy_words(dst + (u64)rt_cpu(map->cpu_count) * map->value_stride, value, map->value_size);
+  }
+}
+
+static long insert_locked(const struct vm_map* map, struct rt_bucket* bucket, u32 hash,
+                          const void* key, const void* value, u32 self,
+                          enum rt_value_source source) {
+  u32 index;
+  if (!alloc_elem(map, bucket, self, &index)) return is_lru(map) ? -RT_ENOMEM : -RT_E2BIG;
+  struct rt_elem* elem = elem_at(map, index);
+  rt_store(&elem->hash, hash);
+  rt_copy_words(key_of(elem), key, map->key_size);
+  put_value(map, value_of(map, elem), value, source, 1);
+  if (is_lru(map)) rt_store(ref_of(map, index), 0);
+  u32 head = rt_load(&bucket->head);
+  if (head == 0) head = RT_NULLS | (hash & (map->bucket_count - 1));
+  rt_store_release(&elem->next, head);
+  rt_store_release(&bucket->head, index + 1);
+  rt_store_release(&elem->state, RT_ELEM_LINKED);
+  rt_add(&ctl_of(map)->count, 1);
+  return 0;
+}
+
+long rt_hash_update(const struct vm_map* map, const void* key, const void* value, u64 flags,
+                    enum rt_value_source source) {
+  if (flags > 2) return -RT_EINVAL;
+  u32 hash = hash_of(map, key);
+  struct rt_bucket* bucket = bucket_at(map, hash);
+  u32 self = rt_owner();
+  if (rt_lock(&bucket->owner, self) != 0) return -RT_EBUSY;
+  struct rt_elem* elem = find(map, key, hash);
+  long ret = 0;
+  if (elem != 0) {
+    if (flags == 1) {
+      ret = -RT_EEXIST;
+    } else {
+      put_value(map, value_of(map, elem), value, source, 0);
+      if (is_lru(map)) touch_lru(map, elem);
+    }
+  } else if (flags == 2) {
+    ret = -RT_ENOENT;
+  } else {
+    ret = insert_locked(map, bucket, hash, key, value, self, source);
+  }
+  rt_unlock(&bucket->owner);
+  return ret;
+}
+
+long rt_hash_delete(const struct vm_map* map, const void* key) {
+  u32 hash = hash_of(map, key);
+  struct rt_bucket* bucket = bucket_at(map, hash);
+  u32 self = rt_owner();
+  if (rt_lock(&bucket->owner, self) != 0) return -RT_EBUSY;
+  struct rt_elem* elem = find(map, key, hash);
+  u32 index = elem == 0 ? 0 : index_of(map, elem);
+  int taken = elem != 0 && unlink_elem(map, bucket, index, self);
+  rt_unlock(&bucket->owner);
+  if (!taken) return -RT_ENOENT;
+  push_free(map, index, self);
+  return 0;
+}
+
+long rt_hash_next_key(const struct vm_map* map, const void* key, void* next_out) {
+  u32 bucket = 0;
+  if (key != 0) {
+    u32 hash = hash_of(map, key);
+    struct rt_elem* elem = find(map, key, hash);
+    if (elem != 0) {
+      u32 link = rt_load_acquire(&elem->next);
+      if (link - 1 < map->max_entries) {
+        rt_memcpy(next_out, key_of(elem_at(map, link - 1)), map->key_size);
+        return 0;
+      }
+      bucket = (hash & (map->bucket_count - 1)) + 1;
+    }
+  }
+  for (; bucket < map->bucket_count; bucket++) {
+    u32 link = rt_load_acquire(&bucket_at(map, bucket)->head);
+    if (link - 1 >= map->max_entries) continue;
+    rt_memcpy(next_out, key_of(elem_at(map, link - 1)), map->key_size);
+    return 0;
+  }
+  return -RT_ENOENT;
+}
+
+long rt_hash_iterate(const struct vm_map* map, u64* cursor, void* key_out, u8** value_out) {
+  u32 end = rt_load_acquire(&ctl_of(map)->fresh);
+  if (end > map->max_entries) end = map->max_entries;
+  while (*cursor < end) {
+    struct rt_elem* elem = elem_at(map, (u32)(*cursor)++);
+    if (rt_load_acquire(&elem->state) != RT_ELEM_LINKED) continue;
+    rt_memcpy(key_out, key_of(elem), map->key_size);
+    *value_out = value_of(map, elem);
+    return 0;
+  }
+  return -RT_ENOENT;
+}
+
+u32 rt_hash_count(const struct vm_map* map) {
+  u32 count = rt_load(&ctl_of(map)->count);
+  return count > map->max_entries ? 0 : count;
+}
