@@ -21,10 +21,12 @@ using namespace isa;
   V(Jeq) V(Jgt) V(Jge) V(Jset) V(Jne) V(Jsgt) V(Jsge) V(Jlt) V(Jle) V(Jslt) V(Jsle)
 #define BPFTIME_OTHER_LIST(V)                                                                      \
   V(Neg64)                                                                                         \
-  V(Neg32) V(Movsx8) V(Movsx16) V(Movsx32) V(Movsx8w) V(Movsx16w) V(Zext16) V(Zext32) V(Nop)       \
-      V(Swap16) V(Swap32) V(Swap64) V(Goto) V(CallHelper) V(CallLocal) V(Exit) V(LdxB) V(LdxH)     \
-          V(LdxW) V(LdxDw) V(LdsxB) V(LdsxH) V(LdsxW) V(StB) V(StH) V(StW) V(StDw) V(StxB) V(StxH) \
-              V(StxW) V(StxDw) V(Atomic64) V(Atomic32) V(LoadAcq) V(StoreRel)
+  V(Neg32)                                                                                         \
+  V(Movsx8)                                                                                        \
+  V(Movsx16) V(Movsx32) V(Movsx8w) V(Movsx16w) V(Zext16) V(Zext32) V(Nop) V(Swap16) V(Swap32)      \
+      V(Swap64) V(Goto) V(CallHelper) V(CallLocal) V(Exit) V(LdxB) V(LdxH) V(LdxW) V(LdxDw)        \
+          V(LdsxB) V(LdsxH) V(LdsxW) V(StB) V(StH) V(StW) V(StDw) V(StxB) V(StxH) V(StxW) V(StxDw) \
+              V(Atomic64) V(Atomic32) V(LoadAcq) V(StoreRel)
 
 enum Code : uint8_t {
 #define V(name) k##name##64K, k##name##64X, k##name##32K, k##name##32X,

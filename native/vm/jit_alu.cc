@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: MIT
+// Compilation of arithmetic, and the fusions that save moves.
+#include "jit_x86_64.h"
+
+namespace bpftime {
+
+using namespace isa;
+using x86::Alu;
+using x86::Label;
+using x86::Mem;
+using x86::Shift;
+using x86::Unary;
+
+namespace {
+
+bool is_wide(const Insn& insn) { return insn.cls() == kAlu64; }
+bool is_power_of_two(uint64_t value) { return value != 0 && (value & (value - 1)) == 0; }
+
+bool is_plain_mov(const Insn& insn) {
+  return insn.is_alu() && insn.op() == kMov && insn.src_is_reg() && insn.off == 0;
+}
+
+bool is_imm_op(const Insn* insn, uint8_t op, bool wide) {
+  return insn != nullptr && insn->is_alu() && insn->op() == op && !insn->src_is_reg() &&
+         is_wide(*insn) == wide;
+}
+
+Alu alu_op(uint8_t op) {
+  switch (op) {
+    case kAdd:
+      return Alu::kAdd;
+    case kSub:
+      return Alu::kSub;
+    case kOr:
+      return Alu::kOr;
+    case kAnd:
+      return Alu::kAnd;
+    default:
+      return Alu::kXor;
+  }
+}
+
+Shift shift_op(uint8_t op) {
+  return op == kLsh ? Shift::kShl : op == kRsh ? Shift::kShr : Shift::kSar;
+}
+
+/// Multiplier and shift that divide any 32-bit number by `divisor` (Granlund and Montgomery 1994):
+/// quotient = number * multiplier >> 32 + shift. False if the multiplier needs more than 32 bits.
+bool reciprocal(uint32_t divisor, uint32_t* multiplier, uint8_t* shift) {
+  for (uint8_t s = 0; s < 32; ++s) {
+    const unsigned __int128 power = static_cast<unsigned __int128>(1) << (32 + s);
+    const auto candidate = static_cast<uint64_t>(power / divisor) + 1;
+    const auto excess =
+        static_cast<uint64_t>(static_cast<unsigned __int128>(candidate) * divisor - power);
+    if (excess > uint64_t{1} << s) continue;
+    *multiplier = static_cast<uint32_t>(candidate);
+    *shift = s;
+    return candidate <= UINT32_MAX;
+  }
+  return false;
+}
+
+}  // namespace
+
+uint32_t JitX86::compile_alu(uint32_t slot) {
+  uint32_t fused = fuse_extension(slot);
+  if (fused == 0) fused = fuse_rotate(slot);
+  if (fused == 0) fused = fuse_mov(slot);
+  if (fused != 0) return fused;
+  const Insn& insn = insn_at(slot);
+  switch (insn.op()) {
+    case kMov:
+      compile_mov(insn);
+      break;
+    case kAdd:
+    case kSub:
+      compile_add_sub(insn);
+      break;
+    case kOr:
+    case kAnd:
+    case kXor:
+      compile_logic(insn);
+      break;
+    case kMul:
+      compile_mul(insn);
+      break;
+    case kLsh:
+    case kRsh:
+    case kArsh:
+      compile_shift(slot);
+      break;
+    case kNeg:
+      emit_.unary(Unary::kNeg, reg(insn.dst), is_wide(insn));
+      break;
+    case kEnd:
+      compile_swap(insn);
+      break;
+    default:
+      compile_div(slot);
+  }
+  return 1;
+}
+
+/// [mov A, B;] A <<= n; A >>= n for n = 32, 48, 56: an extension in one instruction.
+uint32_t JitX86::fuse_extension(uint32_t slot) {
+  const Insn& first = insn_at(slot);
+  const bool has_mov = is_plain_mov(first) && is_wide(first);
+  const uint32_t at = has_mov ? 1 : 0;
+  const Insn* left = has_mov ? follower(slot, 1) : &first;
+  if (!is_imm_op(left, kLsh, true) || left->dst != first.dst) return 0;
+  if (left->imm != 32 && left->imm != 48 && left->imm != 56) return 0;
+  const Insn* right = follower(slot, at + 1);
+  const bool is_signed = is_imm_op(right, kArsh, true);
+  if (!is_signed && !is_imm_op(right, kRsh, true)) return 0;
+  if (right->dst != first.dst || right->imm != left->imm) return 0;
+  const uint8_t source = has_mov ? first.src : first.dst;
+  const auto bytes = static_cast<uint32_t>(64 - left->imm) / 8;
+  if (is_signed) {
+    emit_.movsx(reg(first.dst), reg(source), bytes, true);
+  } else if (bytes != 4 || source != first.dst || (zero_extended_ >> source & 1) == 0) {
+    emit_.movzx(reg(first.dst), reg(source), bytes);
+  }
+  return at + 2;
+}
+
+/// T = S; T <<= n; [U = S;] S >>= width - n; S |= T, in either order and direction: a rotation, if
+/// nobody needs the other half afterwards.
+uint32_t JitX86::fuse_rotate(uint32_t slot) {
+  const Insn& mov = insn_at(slot);
+  if (!is_plain_mov(mov) || mov.dst == mov.src) return 0;
+  const Insn* first = follower(slot, 1);
+  if (first == nullptr || !first->is_alu() || first->src_is_reg() || first->dst != mov.dst)
+    return 0;
+  const bool wide = is_wide(*first);
+  if (wide && !is_wide(mov)) return 0;
+  if (first->op() != kLsh && first->op() != kRsh) return 0;
+  uint32_t at = 2;
+  uint8_t other = mov.src;
+  const Insn* next = follower(slot, at);
+  if (next != nullptr && is_plain_mov(*next) && next->src == mov.src && next->dst != mov.dst &&
+      (is_wide(*next) || !wide)) {
+    other = next->dst;
+    next = follower(slot, ++at);
+  }
+  const uint8_t opposite = first->op() == kLsh ? kRsh : kLsh;
+  if (!is_imm_op(next, opposite, wide) || next->dst != other) return 0;
+  const int32_t width = wide ? 64 : 32;
+  if (first->imm <= 0 || first->imm >= width || first->imm + next->imm != width) return 0;
+  const Insn* join = follower(slot, ++at);
+  if (join == nullptr || !join->is_alu() || !join->src_is_reg() || is_wide(*join) != wide) return 0;
+  if (join->op() != kOr && join->op() != kAdd && join->op() != kXor) return 0;
+  const bool into_first = join->dst == mov.dst && join->src == other;
+  if (!into_first && !(join->dst == other && join->src == mov.dst)) return 0;
+  if (is_live_after(slot + at, join->src)) return 0;
+  const auto left = static_cast<uint8_t>(first->op() == kLsh ? first->imm : next->imm);
+  const Reg dst = reg(join->dst);
+  const Reg src = reg(mov.src);
+  if (dst != src && (options_.cpu_features & kCpuBmi2) != 0) {
+    features_used_ |= kCpuBmi2;
+    emit_.rorx(dst, src, static_cast<uint8_t>(width - left), wide);
+  } else {
+    if (dst != src) emit_.mov(dst, src, wide);
+    emit_.shift_imm(Shift::kRol, dst, left, wide);
+  }
+  return at + 1;
+}
+
+/// mov A, B followed by an operation on A that x86 can write to another register.
+uint32_t JitX86::fuse_mov(uint32_t slot) {
+  const Insn& mov = insn_at(slot);
+  if (!is_plain_mov(mov) || mov.dst == mov.src) return 0;
+  const Insn* next = follower(slot, 1);
+  if (next == nullptr || !next->is_alu() || next->dst != mov.dst) return 0;
+  const bool wide = is_wide(*next);
+  if (wide && !is_wide(mov)) return 0;
+  const Reg dst = reg(mov.dst);
+  const Reg src = reg(mov.src);
+  const int32_t imm = next->imm;
+  const bool is_imm = !next->src_is_reg();
+  switch (next->op()) {
+    case kAdd:
+      if (is_imm) {
+        emit_.lea(dst, Mem{src, imm}, wide);
+      } else {
+        const Reg index = next->src == mov.dst ? src : reg(next->src);
+        emit_.lea(dst, Mem{src, 0, index, 1}, wide);
+      }
+      return 2;
+    case kSub:
+      if (!is_imm || imm == INT32_MIN) return 0;
+      emit_.lea(dst, Mem{src, -imm}, wide);
+      return 2;
+    case kMul:
+      if (!is_imm || imm == 0 || is_power_of_two(static_cast<uint32_t>(imm))) return 0;
+      emit_.imul_imm(dst, src, imm, wide);
+      return 2;
+    case kAnd:
+      if (!is_imm || (imm != 0xff && imm != 0xffff)) return 0;
+      emit_.movzx(dst, src, imm == 0xff ? 1 : 2);
+      return 2;
+    case kLsh:
+    case kRsh:
+    case kArsh:
+      if (is_imm || next->src == mov.dst || (options_.cpu_features & kCpuBmi2) == 0) return 0;
+      features_used_ |= kCpuBmi2;
+      emit_.shift_bmi2(shift_op(next->op()), dst, src, reg(next->src), wide);
+      return 2;
+    default:
+      return 0;
+  }
+}
+
+void JitX86::compile_mov(const Insn& insn) {
+  const Reg dst = reg(insn.dst);
+  const bool wide = is_wide(insn);
+  if (!insn.src_is_reg()) {
+    return emit_.mov_imm(dst, wide ? static_cast<uint64_t>(int64_t{insn.imm})
+                                   : uint64_t{static_cast<uint32_t>(insn.imm)});
+  }
+  const Reg src = reg(insn.src);
+  if (insn.off != 0) return emit_.movsx(dst, src, static_cast<uint32_t>(insn.off) / 8, wide);
+  const bool is_noop = dst == src && (wide || (zero_extended_ >> insn.dst & 1) != 0);
+  if (!is_noop) emit_.mov(dst, src, wide);
+}
+
+void JitX86::compile_add_sub(const Insn& insn) {
+  const Reg dst = reg(insn.dst);
+  const bool wide = is_wide(insn);
+  const Alu op = alu_op(insn.op());
+  if (insn.src_is_reg()) return emit_.alu(op, dst, reg(insn.src), wide);
+  if (insn.imm == 0 && wide) return;
+  if (insn.imm == 128) {  // the negative fits into one byte
+    return emit_.alu_imm(op == Alu::kAdd ? Alu::kSub : Alu::kAdd, dst, -128, wide);
+  }
+  emit_.alu_imm(op, dst, insn.imm, wide);
+}
+
+void JitX86::compile_logic(const Insn& insn) {
+  const Reg dst = reg(insn.dst);
+  const bool wide = is_wide(insn);
+  const Alu op = alu_op(insn.op());
+  if (insn.src_is_reg()) return emit_.alu(op, dst, reg(insn.src), wide);
+  if (op == Alu::kAnd) {
+    if (insn.imm == 0xff || insn.imm == 0xffff) {
+      return emit_.movzx(dst, dst, insn.imm == 0xff ? 1 : 2);
+    }
+    if (insn.imm == -1 && wide) return;
+    return emit_.alu_imm(op, dst, insn.imm, wide && insn.imm < 0);
+  }
+  if (insn.imm == 0 && wide) return;
+  if (op == Alu::kXor && insn.imm == -1) return emit_.unary(Unary::kNot, dst, wide);
+  emit_.alu_imm(op, dst, insn.imm, wide);
+}
+
+void JitX86::compile_mul(const Insn& insn) {
+  const Reg dst = reg(insn.dst);
+  const bool wide = is_wide(insn);
+  if (insn.src_is_reg()) return emit_.imul(dst, reg(insn.src), wide);
+  if (insn.imm == 0) return emit_.zero(dst);
+  if (insn.imm > 1 && is_power_of_two(static_cast<uint32_t>(insn.imm))) {
+    const auto count = static_cast<uint8_t>(__builtin_ctz(static_cast<uint32_t>(insn.imm)));
+    return emit_.shift_imm(Shift::kShl, dst, count, wide);
+  }
+  emit_.imul_imm(dst, dst, insn.imm, wide);
+}
+
+void JitX86::compile_shift(uint32_t slot) {
+  const Insn& insn = insn_at(slot);
+  const bool wide = is_wide(insn);
+  if (insn.src_is_reg()) return shift_by_reg(slot, shift_op(insn.op()));
+  const auto count = static_cast<uint8_t>(insn.imm & (wide ? 63 : 31));
+  const Reg dst = reg(insn.dst);
+  if (count != 0) return emit_.shift_imm(shift_op(insn.op()), dst, count, wide);
+  if (!wide) emit_.mov(dst, dst, false);
+}
+
+void JitX86::shift_by_reg(uint32_t slot, Shift op) {
+  const Insn& insn = insn_at(slot);
+  const bool wide = is_wide(insn);
+  const Reg dst = reg(insn.dst);
+  const Reg count = reg(insn.src);
+  if ((options_.cpu_features & kCpuBmi2) != 0) {
+    features_used_ |= kCpuBmi2;
+    return emit_.shift_bmi2(op, dst, dst, count, wide);
+  }
+  if (dst == x86::kRcx) {
+    emit_.mov(x86::kR11, x86::kRcx, true);
+    if (count != x86::kRcx) emit_.mov(x86::kRcx, count, false);
+    emit_.shift_cl(op, x86::kR11, wide);
+    return emit_.mov(x86::kRcx, x86::kR11, wide);
+  }
+  if (count == x86::kRcx) return emit_.shift_cl(op, dst, wide);
+  const bool save = is_live_after(slot, 4);  // r4 is rcx
+  if (save) emit_.mov(x86::kR11, x86::kRcx, true);
+  emit_.mov(x86::kRcx, count, false);
+  emit_.shift_cl(op, dst, wide);
+  if (save) emit_.mov(x86::kRcx, x86::kR11, true);
+}
+
+void JitX86::compile_swap(const Insn& insn) {
+  const Reg dst = reg(insn.dst);
+  if (insn.opcode == kOpLe) {
+    if (insn.imm == 16) emit_.movzx(dst, dst, 2);
+    if (insn.imm == 32) emit_.mov(dst, dst, false);
+    return;
+  }
+  if (insn.imm != 16) return emit_.bswap(dst, insn.imm == 64);
+  emit_.rol16_8(dst);
+  emit_.movzx(dst, dst, 2);
+}
+
+void JitX86::compile_div(uint32_t slot) {
+  const Insn& insn = insn_at(slot);
+  if (!insn.src_is_reg()) {
+    if (divide_by_constant(insn)) return;
+    const auto value = is_wide(insn) ? static_cast<uint64_t>(int64_t{insn.imm})
+                                     : uint64_t{static_cast<uint32_t>(insn.imm)};
+    emit_.mov_imm(x86::kR11, value);
+    return divide_general(slot, x86::kR11, true);
+  }
+  Reg divisor = reg(insn.src);
+  if (divisor == x86::kRax || divisor == x86::kRdx) {
+    emit_.mov(x86::kR11, divisor, true);
+    divisor = x86::kR11;
+  }
+  divide_general(slot, divisor, false);
+}
+
+/// Divisions by a constant that need no division; false if there is no such form.
+bool JitX86::divide_by_constant(const Insn& insn) {
+  const Reg dst = reg(insn.dst);
+  const bool wide = is_wide(insn);
+  const bool is_mod = insn.op() == kMod;
+  const bool is_signed = insn.off == 1;
+  if (insn.imm == 1 || (insn.imm == -1 && is_signed)) {
+    if (is_mod) {
+      emit_.zero(dst);
+    } else if (insn.imm == -1) {
+      emit_.unary(Unary::kNeg, dst, wide);
+    } else if (!wide) {
+      emit_.mov(dst, dst, false);
+    }
+    return true;
+  }
+  if (is_signed) return false;
+  const auto low = static_cast<uint32_t>(insn.imm);
+  if (is_power_of_two(low) && (insn.imm > 0 || !wide)) {
+    if (is_mod) {
+      emit_.alu_imm(Alu::kAnd, dst, static_cast<int32_t>(low - 1), false);
+    } else {
+      emit_.shift_imm(Shift::kShr, dst, static_cast<uint8_t>(__builtin_ctz(low)), wide);
+    }
+    return true;
+  }
+  uint32_t multiplier = 0;
+  uint8_t shift = 0;
+  if (wide || !reciprocal(low, &multiplier, &shift)) return false;
+  emit_.mov_imm(x86::kR11, multiplier);
+  emit_.mov(x86::kR10, dst, false);
+  emit_.imul(x86::kR11, x86::kR10, true);
+  emit_.shift_imm(Shift::kShr, x86::kR11, static_cast<uint8_t>(32 + shift), true);
+  if (!is_mod) {
+    emit_.mov(dst, x86::kR11, false);
+    return true;
+  }
+  emit_.imul_imm(x86::kR11, x86::kR11, insn.imm, false);
+  emit_.alu(Alu::kSub, dst, x86::kR11, false);
+  return true;
+}
+
+/// div or idiv. `divisor` is neither rax nor rdx. Results for divisors 0 and -1 (which idiv cannot
+/// do for the smallest number) are made in cold code.
+void JitX86::divide_general(uint32_t slot, Reg divisor, bool is_known_nonzero) {
+  const Insn& insn = insn_at(slot);
+  const Reg dst = reg(insn.dst);
+  const bool wide = is_wide(insn);
+  const bool is_mod = insn.op() == kMod;
+  const bool is_signed = insn.off == 1;
+  const Label back = emit_.new_label();
+  if (!is_known_nonzero) {
+    const Label by_zero = emit_.new_label();
+    emit_.test(divisor, divisor, wide);
+    emit_.jcc(x86::kE, by_zero);
+    cold_.push_back({by_zero, back, dst, is_mod, wide, false});
+    if (is_signed) {
+      const Label by_minus_one = emit_.new_label();
+      emit_.alu_imm(Alu::kCmp, divisor, -1, wide);
+      emit_.jcc(x86::kE, by_minus_one);
+      cold_.push_back({by_minus_one, back, dst, is_mod, wide, true});
+    }
+  }
+  const bool save_rax = dst != x86::kRax && is_live_after(slot, 0);
+  const bool save_rdx = dst != x86::kRdx && is_live_after(slot, 3);
+  if (save_rax) emit_.mov(x86::kR10, x86::kRax, true);
+  if (save_rdx) emit_.mov(x86::kR9, x86::kRdx, true);
+  if (dst != x86::kRax) emit_.mov(x86::kRax, dst, wide);
+  if (is_signed) {
+    emit_.sign_extend_rax(wide);
+  } else {
+    emit_.zero(x86::kRdx);
+  }
+  emit_.unary(is_signed ? Unary::kIdiv : Unary::kDiv, divisor, wide);
+  const Reg result = is_mod ? x86::kRdx : x86::kRax;
+  if (dst != result) emit_.mov(dst, result, wide);
+  if (save_rdx) emit_.mov(x86::kRdx, x86::kR9, true);
+  if (save_rax) emit_.mov(x86::kRax, x86::kR10, true);
+  emit_.bind(back);
+}
+
+}  // namespace bpftime
