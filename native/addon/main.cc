@@ -5,6 +5,7 @@
 #include "parts.h"
 
 static Napi::Object init(Napi::Env env, Napi::Object exports) {
+  bpftime::addon::init_fuse(env, exports);
   return exports;
 }
 

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT
+#include "access.h"
+
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <optional>
+
+#include "../base/scoped_fd.h"
+#include "proc_info.h"
+
+namespace bpftime::fuse {
+namespace {
+
+uint64_t own_user_namespace() {
+  static const uint64_t ino = user_namespace_of(getpid());
+  return ino;
+}
+
+// A capability counts only in the daemon's own user namespace: `unshare -Ur` gives anybody a full
+// set inside a new one.
+bool has_ptrace_capability(int tid) {
+  __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, tid};
+  __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {};
+  if (syscall(SYS_capget, &header, data) != 0) return false;
+  if ((data[0].effective & (1U << CAP_SYS_PTRACE)) == 0) return false;
+  return user_namespace_of(tid) == own_user_namespace();
+}
+
+// 0 classic, 1 only descendants, 2 only with CAP_SYS_PTRACE, 3 nobody.
+int yama_scope() {
+  const ScopedFd fd(open("/proc/sys/kernel/yama/ptrace_scope", O_RDONLY | O_CLOEXEC));
+  char digit = '0';
+  if (!fd.valid() || read(fd.get(), &digit, 1) != 1) return 0;
+  return digit - '0';
+}
+
+bool is_descendant(int pid, int ancestor) {
+  for (int depth = 0; depth < 64 && pid > 1; ++depth) {
+    const std::optional<ProcStat> stat = read_proc_stat(pid);
+    if (!stat) return false;
+    pid = stat->parent_pid;
+    if (pid == ancestor) return true;
+  }
+  return false;
+}
+
+bool same_user(const ProcStatus& caller, const ProcStatus& target) {
+  for (int i = 0; i < 3; ++i) {
+    if (target.uid[i] != caller.uid[0] || target.gid[i] != caller.gid[0]) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+int check_access(const Caller& caller, int target_pid, Touch touch) {
+  if (caller.tid <= 0) return EACCES;
+  const int yama = touch == Touch::kChange ? yama_scope() : 0;
+  if (yama >= 3) return EACCES;
+  if (has_ptrace_capability(caller.tid)) return 0;
+  const std::optional<ProcStatus> from = read_proc_status(caller.tid);
+  if (!from) return EACCES;
+  if (from->tgid == target_pid) return 0;
+  if (yama >= 2) return EACCES;
+  const std::optional<ProcStatus> to = read_proc_status(target_pid);
+  if (!to) return ESRCH;
+  if (!same_user(*from, *to)) return EACCES;
+  if ((to->caps_permitted & ~from->caps_permitted) != 0) return EACCES;
+  const uint64_t from_namespace = user_namespace_of(caller.tid);
+  if (from_namespace == 0 || from_namespace != user_namespace_of(target_pid)) return EACCES;
+  uint32_t uid = 0;
+  uint32_t gid = 0;
+  if (!read_proc_owner(target_pid, &uid, &gid)) return ESRCH;
+  if (uid != to->uid[1] || gid != to->gid[1]) return EACCES;  // not dumpable
+  if (yama == 1 && !is_descendant(target_pid, from->tgid)) return EACCES;
+  return 0;
+}
+
+}  // namespace bpftime::fuse

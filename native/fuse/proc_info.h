@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT
+// What /proc says about a process, read once per question and never remembered: a pid is only a
+// name, and what it names may change between two reads.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace bpftime::fuse {
+
+/// Fields of /proc/PID/stat.
+struct ProcStat {
+  char state = '?';
+  int parent_pid = 0;
+  bool kernel_thread = false;
+  uint64_t start_ticks = 0;  // since boot; with the pid it names one process for ever
+};
+
+/// Credentials and capabilities from /proc/PID/status. Works for thread ids, too.
+struct ProcStatus {
+  int tgid = 0;
+  uint32_t uid[3] = {};  // real, effective, saved
+  uint32_t gid[3] = {};
+  uint64_t caps_permitted = 0;
+};
+
+std::optional<ProcStat> read_proc_stat(int pid);
+std::optional<ProcStatus> read_proc_status(int tid);
+
+/// Thread group of a thread, 0 when it is gone.
+int tgid_of(int tid);
+
+/// Owner that /proc gives the process's directory: root when it is not dumpable.
+bool read_proc_owner(int pid, uint32_t* uid, uint32_t* gid);
+
+/// Inode of the user namespace of a thread; 0 when it cannot be seen.
+uint64_t user_namespace_of(int tid);
+
+/// All numeric names in /proc.
+std::vector<int> list_proc_pids();
+
+}  // namespace bpftime::fuse

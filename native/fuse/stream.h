@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT
+// Stream: the bytes behind a `stream` or `log` file: whole lines, in memory, bounded.
+// A stream drops its oldest lines and tells each reader how many it missed; a log drops its older
+// half at once, so that readers that poll its size (tail -f) see a truncation and start over.
+//
+// append() may be called from any thread and never blocks on a reader or on the file system.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+namespace bpftime::fuse {
+
+/// Wakes the thread that completes waiting reads; shared, so that it outlives the mount.
+class Waker {
+ public:
+  Waker();
+  ~Waker();
+  Waker(const Waker&) = delete;
+  Waker& operator=(const Waker&) = delete;
+  void wake();
+  /// Forgets past wake-ups; called by the waiting thread before it looks at the streams.
+  void clear();
+  [[nodiscard]] int fd() const { return fd_; }
+
+ private:
+  int fd_;
+  std::atomic<bool> pending_{false};
+};
+
+/// Where a reader stands.
+struct StreamCursor {
+  uint64_t offset = 0;      // bytes since the stream began
+  uint64_t line_count = 0;  // whole lines before `offset`
+  bool mid_line = false;
+};
+
+class Stream {
+ public:
+  enum class Kind { kStream, kLog };
+  Stream(Kind kind, uint64_t max_bytes, std::shared_ptr<Waker> waker)
+      : kind_(kind), max_bytes_(max_bytes), waker_(std::move(waker)) {}
+
+  /// Adds whole lines; a missing last newline is added. Ignored once closed.
+  void append(std::string_view lines);
+  /// Open files that read this stream now: producers may stay silent while it is 0.
+  [[nodiscard]] int reader_count() const { return readers_.load(std::memory_order_relaxed); }
+  /// No more lines; waiting readers see the end of the file.
+  void close();
+
+  // --- for the file system -----------------------------------------------------------------------
+  StreamCursor open_reader();
+  void close_reader();
+  /// Up to `max_bytes` at the cursor, preceded by `lost=N` when lines were dropped before it.
+  /// Empty: nothing yet, or the end when closed().
+  std::string read(StreamCursor* cursor, size_t max_bytes);
+  /// log: bytes at an offset of the file as it is now.
+  [[nodiscard]] std::string read_at(uint64_t offset, size_t max_bytes) const;
+  [[nodiscard]] uint64_t size_bytes() const;
+  [[nodiscard]] bool closed() const;
+  /// True when a reader at `cursor` would not block.
+  [[nodiscard]] bool readable(const StreamCursor& cursor) const;
+  /// Announces a waiting reader unless there is something to read already.
+  bool start_waiting(const StreamCursor& cursor);
+  void stop_waiting();
+
+ private:
+  void drop_oldest();
+
+  const Kind kind_;
+  const uint64_t max_bytes_;
+  const std::shared_ptr<Waker> waker_;
+  mutable std::mutex mutex_;
+  std::string buf_;             // retained bytes start at head_
+  size_t head_ = 0;             // dropped bytes still in front of buf_
+  uint64_t first_offset_ = 0;   // stream offset of the oldest retained byte
+  uint64_t dropped_lines_ = 0;  // whole lines before first_offset_
+  int waiting_ = 0;
+  bool closed_ = false;
+  std::atomic<int> readers_{0};
+};
+
+/// The stream behind a file of a mount, e.g. (1, "/procs/12/events"); made when it is absent.
+/// Null when there is no such mount, class or process.
+std::shared_ptr<Stream> find_stream(int mount, std::string_view path);
+
+}  // namespace bpftime::fuse
