@@ -255,6 +255,7 @@ class Assembler {
     return c->accept(")");
   }
 
+  static uint8_t alu_opcode(uint8_t op, uint8_t cls) { return op | cls; }
   static uint8_t memory_opcode(Class cls, uint8_t mode, uint8_t size) {
     return static_cast<uint8_t>(cls | mode | size);
   }
@@ -313,7 +314,7 @@ class Assembler {
     }
     if (c->number(&imm)) {
       if (c->accept("ll")) return wide_imm(dst.reg, 0, imm, imm >> 32), true;
-      put(static_cast<uint8_t>(kMov | cls), dst.reg, 0, 0, imm);
+      put(alu_opcode(kMov, cls), dst.reg, 0, 0, imm);
       return true;
     }
     return special(c, dst, cls) || atomic(c, dst);
@@ -328,7 +329,7 @@ class Assembler {
   bool special(Cursor* c, Operand dst, Class cls) {
     Operand src;
     const size_t mark = c->mark();
-    if (c->accept("-")) return c->reg(&src) && (put(kNeg | cls, dst.reg, 0, 0, 0), true);
+    if (c->accept("-")) return c->reg(&src) && (put(alu_opcode(kNeg, cls), dst.reg, 0, 0, 0), true);
     if (c->accept("*")) {
       Place from;
       if (!place(c, &from)) return false;
