@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT */
+/* What the daemon and the agent inside a target agree on.
+ *
+ * The agent is a position-independent blob: text (R-X), then at AGENT_DATA_ALIGN its private data
+ * (zero-initialised). Its first bytes are a struct agent_header whose offsets count from the blob's
+ * start. The daemon calls agent functions on a stopped thread with registers and stack of its
+ * choice; they end in int3. */
+#ifndef BPFTIME_ABI_AGENT_H
+#define BPFTIME_ABI_AGENT_H
+
+#include "frame.h"
+#include "runtime.h"
+
+#define AGENT_MAGIC 0x656d69746670625full
+#define AGENT_V1 1u
+#define AGENT_HELPERS_MAX 256u
+
+struct agent_header {
+  u64 magic;
+  u32 version;
+  u32 data_off;   /* page aligned */
+  u32 data_bytes; /* page aligned */
+  u32 env_off;    /* struct rt_env, inside the data */
+  u32 state_off;  /* struct agent_state, inside the data */
+  u32 map_batch;  /* agent_map_batch(struct map_batch *) */
+  u32 push_return;
+  u32 pop_return;
+  u32 restore_returns;
+  u32 ret_stub; /* a program that does nothing: entry slots of detached hooks point here */
+  u32 guard_handler;
+  u32 guard_install;
+  u32 pid_page_off; /* struct rt_pid_page, inside the data, page aligned */
+  u32 helpers[AGENT_HELPERS_MAX]; /* by BPF_FUNC id; 0 = not offered */
+};
+
+/* Counters of one hook on one CPU. Written by trampolines without a lock prefix: one instruction
+ * on one CPU cannot be torn by another thread of that CPU. Shared with the daemon, which only adds
+ * the CPUs up and shows them. */
+struct hook_stats {
+  u64 hits;
+  u64 sampled_ticks; /* TSC ticks over all samples */
+  u64 samples;       /* one call in HOOK_SAMPLE_EVERY is timed */
+  u64 missed;        /* returns that could not be followed */
+};
+#define HOOK_SAMPLE_EVERY 1024u
+#define HOOKS_PER_ARENA 2048u
+ABI_ASSERT(sizeof(struct hook_stats) == 32, "trampolines add these offsets");
+
+/* Return addresses that the balanced hijack keeps aside, per thread. Private memory: fork copies
+ * it together with the stacks that it describes. */
+struct shadow_entry {
+  u64 slot;        /* stack address that held the return address; ~0: free or being filled in */
+  u64 return_addr; /* the caller's */
+  u64 site_id;
+  u64 return_point; /* where the hijacked function returns to instead: what *slot holds */
+};
+#define SHADOW_DEPTH 512u
+#define SHADOW_SWEEP_FIRST 64u
+#define SHADOW_THREADS 4096u
+
+struct shadow_stack {
+  u64 thread_key; /* fs base of the owner, 1 when that is 0; 0: unused */
+  u64 depth;
+  u64 sweep_at; /* depth at which entries of vanished frames are looked for */
+  u64 reserved[5];
+  struct shadow_entry entries[SHADOW_DEPTH];
+};
+ABI_ASSERT(sizeof(struct shadow_stack) == 64 + 32 * SHADOW_DEPTH, "the daemon walks these");
+
+struct agent_state {
+  u32 version; /* AGENT_V1 */
+  u32 reserved;
+  struct shadow_stack *shadows; /* SHADOW_THREADS of them; null until the first return probe */
+  u64 shadow_misses;            /* returns not followed: stack or table full */
+  u64 unwound;                  /* returns cut short by an exception or a forced unwind */
+};
+
+/* One request of map_batch, executed in order by the stopped thread. */
+enum map_op { MAP_OP_FD = 1, MAP_OP_ANON = 2, MAP_OP_UNMAP = 3, MAP_OP_WIPE_ON_FORK = 4 };
+struct map_request {
+  u32 op;       /* enum map_op */
+  u32 fd_index; /* MAP_OP_FD: which received descriptor */
+  u64 addr;     /* wanted address, 0 = any; UNMAP, WIPE_ON_FORK: which */
+  u64 bytes;
+  u32 prot;
+  u32 flags;  /* mmap flags */
+  s64 result; /* out: address or -errno */
+};
+
+#define MAP_BATCH_MAX 64u
+#define MAP_BATCH_FDS_MAX 64u
+struct map_batch {
+  u32 version; /* AGENT_V1 */
+  u32 count;
+  s32 sockets[2]; /* made by the agent; the daemon sends the descriptors into sockets[0]'s peer */
+  u32 fd_count;
+  s32 error; /* 0, or -errno of the first failing step */
+  struct map_request requests[MAP_BATCH_MAX];
+  s32 fds[MAP_BATCH_FDS_MAX];
+  u8 control[512]; /* cmsg space */
+};
+
+#endif

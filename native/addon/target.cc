@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: MIT
+// native/target for JavaScript: every call is a job of the tracer thread and answers a promise.
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <utility>
+
+#include "../target/remote_thread.h"
+#include "../target/tracer_thread.h"
+#include "parts.h"
+
+namespace bpftime::addon {
+
+namespace {
+
+using target::ApplyReport;
+using target::HookCounters;
+using target::HookKind;
+using target::HookRequest;
+using target::Session;
+using target::SiteInfo;
+using target::SiteRequest;
+using target::TracerThread;
+
+TracerThread& tracer() {
+  static TracerThread thread;
+  return thread;
+}
+
+// One job's way back: filled in on the tracer thread, settled on the JavaScript thread.
+struct Answer {
+  Failure failure{0, nullptr};
+  uint64_t site = 0;
+  std::function<Napi::Value(Napi::Env)> value;
+};
+
+Napi::Promise run(Napi::Env env, std::function<void(Answer*)> job) {
+  auto deferred = Napi::Promise::Deferred::New(env);
+  auto back = Napi::ThreadSafeFunction::New(env, Napi::Function(), "target", 0, 1);
+  tracer().post([job = std::move(job), back, deferred]() mutable {
+    auto* answer = new Answer;
+    job(answer);
+    back.BlockingCall(answer, [deferred](Napi::Env env, Napi::Function, Answer* done) {
+      const std::unique_ptr<Answer> owned(done);
+      if (owned->failure.errnum != 0) {
+        Napi::Error error = make_error(env, owned->failure);
+        if (owned->site != 0) {
+          error.Value().Set("site", Napi::BigInt::New(env, owned->site));
+        }
+        deferred.Reject(error.Value());
+      } else {
+        deferred.Resolve(owned->value ? owned->value(env) : env.Undefined());
+      }
+    });
+    back.Release();
+  });
+  return deferred.Promise();
+}
+
+template <typename T>
+bool settle(const Result<T>& result, Answer* answer) {
+  if (!result) answer->failure = result.error();
+  return result.ok();
+}
+
+Session* session_of(uint32_t id, Answer* answer) {
+  Session* session = tracer().find(id);
+  if (session == nullptr) answer->failure = fail(ESRCH, "no such session");
+  return session;
+}
+
+Napi::Value get(const Napi::Object& object, const char* name) {
+  return object.Get(name).UnwrapOr(object.Env().Undefined());
+}
+uint32_t get_u32(const Napi::Object& object, const char* name) {
+  const Napi::Value value = get(object, name);
+  return value.IsNumber() ? value.As<Napi::Number>().Uint32Value() : 0;
+}
+uint64_t get_u64(const Napi::Object& object, const char* name) {
+  const Napi::Value value = get(object, name);
+  bool lossless = false;
+  return value.IsBigInt() ? value.As<Napi::BigInt>().Uint64Value(&lossless) : 0;
+}
+bool get_bool(const Napi::Object& object, const char* name) {
+  const Napi::Value value = get(object, name);
+  return value.IsBoolean() && value.As<Napi::Boolean>().Value();
+}
+
+Napi::Value target_enter(const Napi::CallbackInfo& info) {
+  const auto pid = static_cast<pid_t>(info[0].As<Napi::Number>().Int32Value());
+  return run(info.Env(), [pid](Answer* answer) {
+    auto session = Session::enter(pid);
+    if (!settle(session, answer)) return;
+    const uint64_t enter_ns = session.value()->enter_ns();
+    const uint32_t log_map = session.value()->log_map()->id;
+    const uint32_t id = tracer().add(std::move(session.value()));
+    answer->value = [id, enter_ns, log_map](Napi::Env env) {
+      Napi::Object out = Napi::Object::New(env);
+      out.Set("session", Napi::Number::New(env, id));
+      out.Set("enterNs", Napi::Number::New(env, static_cast<double>(enter_ns)));
+      out.Set("logMapId", Napi::Number::New(env, log_map));
+      return out;
+    };
+  });
+}
+
+SiteRequest site_request(const Napi::Object& object) {
+  SiteRequest site;
+  site.addr = get_u64(object, "addr");
+  site.function = get_u64(object, "functionAddr");
+  site.function_size = get_u32(object, "functionSize");
+  const Napi::Value hooks = get(object, "hooks");
+  if (!hooks.IsArray()) return site;
+  const auto list = hooks.As<Napi::Array>();
+  for (uint32_t i = 0; i < list.Length(); ++i) {
+    const Napi::Object hook = list.Get(i).Unwrap().As<Napi::Object>();
+    HookRequest request;
+    request.hook_id = get_u32(hook, "hookId");
+    request.kind = get_u32(hook, "progId") != 0 ? HookKind::kProgram : HookKind::kRestoreReturns;
+    request.prog_id = get_u32(hook, "progId");
+    request.on_return = get_bool(hook, "onReturn");
+    request.enabled = get_bool(hook, "enabled");
+    request.cookie = get_u64(hook, "cookie");
+    site.hooks.push_back(request);
+  }
+  return site;
+}
+
+Napi::Value target_apply(const Napi::CallbackInfo& info) {
+  const uint32_t id = info[0].As<Napi::Number>().Uint32Value();
+  const auto list = info[1].As<Napi::Array>();
+  std::vector<SiteRequest> requests;
+  for (uint32_t i = 0; i < list.Length(); ++i) {
+    requests.push_back(site_request(list.Get(i).Unwrap().As<Napi::Object>()));
+  }
+  return run(info.Env(), [id, requests = std::move(requests)](Answer* answer) {
+    Session* session = session_of(id, answer);
+    if (session == nullptr) return;
+    const Result<ApplyReport> report = session->apply(requests, &answer->site);
+    if (!settle(report, answer)) return;
+    answer->value = [done = report.value()](Napi::Env env) {
+      Napi::Object out = Napi::Object::New(env);
+      out.Set("pauseNs", Napi::Number::New(env, static_cast<double>(done.pause_ns)));
+      out.Set("threadCount", Napi::Number::New(env, done.thread_count));
+      return out;
+    };
+  });
+}
+
+Napi::Value target_leave(const Napi::CallbackInfo& info) {
+  const uint32_t id = info[0].As<Napi::Number>().Uint32Value();
+  return run(info.Env(), [id](Answer* answer) {
+    Session* session = session_of(id, answer);
+    if (session == nullptr) return;
+    if (settle(session->leave(), answer)) tracer().remove(id);
+  });
+}
+
+// Forgets a session whose process is gone; nothing of the target is touched.
+Napi::Value target_forget(const Napi::CallbackInfo& info) {
+  const uint32_t id = info[0].As<Napi::Number>().Uint32Value();
+  return run(info.Env(), [id](Answer*) { tracer().remove(id); });
+}
+
+Napi::Value target_check(const Napi::CallbackInfo& info) {
+  const uint32_t id = info[0].As<Napi::Number>().Uint32Value();
+  return run(info.Env(), [id](Answer* answer) {
+    Session* session = session_of(id, answer);
+    if (session != nullptr) settle(session->check_alive(), answer);
+  });
+}
+
+Napi::Value target_counters(const Napi::CallbackInfo& info) {
+  const uint32_t id = info[0].As<Napi::Number>().Uint32Value();
+  return run(info.Env(), [id](Answer* answer) {
+    Session* session = session_of(id, answer);
+    if (session == nullptr) return;
+    answer->value = [counters = session->counters()](Napi::Env env) {
+      Napi::Array out = Napi::Array::New(env, counters.size());
+      for (uint32_t i = 0; i < counters.size(); ++i) {
+        Napi::Object one = Napi::Object::New(env);
+        one.Set("hookId", Napi::Number::New(env, counters[i].hook_id));
+        one.Set("hits", Napi::BigInt::New(env, counters[i].hits));
+        one.Set("missed", Napi::BigInt::New(env, counters[i].missed));
+        one.Set("samples", Napi::BigInt::New(env, counters[i].samples));
+        one.Set("sampledTicks", Napi::BigInt::New(env, counters[i].sampled_ticks));
+        out.Set(i, one);
+      }
+      return out;
+    };
+  });
+}
+
+Napi::Object site_object(Napi::Env env, const SiteInfo& site) {
+  const auto buffer = [env](const std::vector<uint8_t>& bytes) {
+    return Napi::Buffer<uint8_t>::Copy(env, bytes.data(), bytes.size());
+  };
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("addr", Napi::BigInt::New(env, site.addr));
+  out.Set("site", Napi::BigInt::New(env, site.site));
+  out.Set("copy", Napi::BigInt::New(env, site.copy));
+  out.Set("body", Napi::BigInt::New(env, site.body));
+  out.Set("bodyBytes", Napi::Number::New(env, site.body_bytes));
+  out.Set("oldBytes", buffer(site.old_bytes));
+  out.Set("newBytes", buffer(site.new_bytes));
+  out.Set("copyBytes", buffer(site.copy_bytes));
+  out.Set("form", Napi::String::New(env, site.form));
+  return out;
+}
+
+Napi::Value target_sites(const Napi::CallbackInfo& info) {
+  const uint32_t id = info[0].As<Napi::Number>().Uint32Value();
+  return run(info.Env(), [id](Answer* answer) {
+    Session* session = session_of(id, answer);
+    if (session == nullptr) return;
+    answer->value = [sites = session->site_infos()](Napi::Env env) {
+      Napi::Array out = Napi::Array::New(env, sites.size());
+      for (uint32_t i = 0; i < sites.size(); ++i) out.Set(i, site_object(env, sites[i]));
+      return out;
+    };
+  });
+}
+
+Napi::Value target_read(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto pid = static_cast<pid_t>(info[0].As<Napi::Number>().Int32Value());
+  bool lossless = false;
+  const uint64_t addr = info[1].As<Napi::BigInt>().Uint64Value(&lossless);
+  const uint32_t size = info[2].As<Napi::Number>().Uint32Value();
+  auto buffer = Napi::Buffer<uint8_t>::New(env, size);
+  const Result<void> read = target::read_memory(pid, addr, buffer.Data(), size);
+  if (!read) {
+    make_error(env, read.error()).ThrowAsJavaScriptException();
+    return env.Undefined();
+  }
+  return buffer;
+}
+
+}  // namespace
+
+void init_target(Napi::Env env, Napi::Object exports) {
+  exports.Set("targetEnter", Napi::Function::New<target_enter>(env));
+  exports.Set("targetApply", Napi::Function::New<target_apply>(env));
+  exports.Set("targetLeave", Napi::Function::New<target_leave>(env));
+  exports.Set("targetForget", Napi::Function::New<target_forget>(env));
+  exports.Set("targetCheck", Napi::Function::New<target_check>(env));
+  exports.Set("targetCounters", Napi::Function::New<target_counters>(env));
+  exports.Set("targetSites", Napi::Function::New<target_sites>(env));
+  exports.Set("targetReadMemory", Napi::Function::New<target_read>(env));
+}
+
+}  // namespace bpftime::addon

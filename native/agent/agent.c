@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: MIT */
+/* The agent: the only code of ours that runs inside targets, apart from verified programs.
+ *
+ * Rules of this world: no libc, no TLS, no malloc, no pointers that need relocation; system calls
+ * by hand and only on paths that are not a probe's fast path; general registers only; bounded
+ * stack (the target's own) and bounded time; async-signal-safe. If unsure, do nothing and count
+ * it. Everything the daemon reads or writes here is declared in native/abi/agent.h. */
+#include "../abi/agent.h"
+
+#include <asm/unistd.h>
+
+#include "../vm/rt/guard.h"
+
+#define AF_UNIX_ 1
+#define SOCK_STREAM_CLOEXEC_ (1 | 02000000)
+#define SOL_SOCKET_ 1
+#define SCM_RIGHTS_ 1
+#define MSG_CMSG_CLOEXEC_ 0x40000000
+#define FREE_SLOT (~(u64)0)
+
+struct agent_state agent_state;
+
+static inline long sys6(long nr, long a, long b, long c, long d, long e, long f) {
+  register long r10 __asm__("r10") = d;
+  register long r8 __asm__("r8") = e;
+  register long r9 __asm__("r9") = f;
+  long ret;
+  __asm__ volatile("syscall"
+                   : "=a"(ret)
+                   : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                   : "rcx", "r11", "memory");
+  return ret;
+}
+
+/* ---- mapping: called by the daemon on a stopped thread, with a stack of its own ------------- */
+
+struct iovec_ {
+  void* base;
+  u64 len;
+};
+struct msghdr_ {
+  void* name;
+  u32 namelen;
+  struct iovec_* iov;
+  u64 iovlen;
+  void* control;
+  u64 controllen;
+  s32 flags;
+};
+struct cmsghdr_ {
+  u64 len;
+  s32 level;
+  s32 type;
+  s32 fds[];
+};
+
+static long receive_fds(struct map_batch* batch) {
+  long err = sys6(__NR_socketpair, AF_UNIX_, SOCK_STREAM_CLOEXEC_, 0, (long)batch->sockets, 0, 0);
+  if (err < 0) return err;
+  __asm__ volatile("int3" ::: "memory"); /* the daemon sends through the peer of sockets[0] */
+  u8 byte;
+  struct iovec_ iov = {&byte, 1};
+  struct msghdr_ msg = {0, 0, &iov, 1, batch->control, sizeof batch->control, 0};
+  err = sys6(__NR_recvmsg, batch->sockets[0], (long)&msg, MSG_CMSG_CLOEXEC_, 0, 0, 0);
+  sys6(__NR_close, batch->sockets[0], 0, 0, 0, 0, 0);
+  sys6(__NR_close, batch->sockets[1], 0, 0, 0, 0, 0);
+  if (err < 0) return err;
+  const struct cmsghdr_* cmsg = (const struct cmsghdr_*)batch->control;
+  const u64 want = 16 + 4 * (u64)batch->fd_count;
+  if (msg.controllen < want || cmsg->len != want || cmsg->level != SOL_SOCKET_ ||
+      cmsg->type != SCM_RIGHTS_) {
+    return -71; /* EPROTO */
+  }
+  for (u32 i = 0; i < batch->fd_count; ++i) batch->fds[i] = cmsg->fds[i];
+  return 0;
+}
+
+static long run_request(struct map_batch* batch, const struct map_request* request) {
+  switch (request->op) {
+    case MAP_OP_FD:
+      if (request->fd_index >= batch->fd_count) return -22;
+      return sys6(__NR_mmap, (long)request->addr, (long)request->bytes, request->prot,
+                  request->flags, batch->fds[request->fd_index], 0);
+    case MAP_OP_ANON:
+      return sys6(__NR_mmap, (long)request->addr, (long)request->bytes, request->prot,
+                  request->flags, -1, 0);
+    case MAP_OP_UNMAP:
+      return sys6(__NR_munmap, (long)request->addr, (long)request->bytes, 0, 0, 0, 0);
+    case MAP_OP_WIPE_ON_FORK:
+      return sys6(__NR_madvise, (long)request->addr, (long)request->bytes, 18, 0, 0, 0);
+    default:
+      return -22; /* EINVAL */
+  }
+}
+
+void agent_map_batch(struct map_batch* batch) {
+  batch->error = 0;
+  u32 received = 0;
+  if (batch->fd_count > MAP_BATCH_FDS_MAX || batch->count > MAP_BATCH_MAX) {
+    batch->error = -22;
+  } else if (batch->fd_count > 0) {
+    batch->error = (s32)receive_fds(batch);
+    if (batch->error == 0) received = batch->fd_count;
+  }
+  for (u32 i = 0; i < batch->count && batch->error == 0; ++i) {
+    batch->requests[i].result = run_request(batch, &batch->requests[i]);
+    if (batch->requests[i].result < 0 && batch->requests[i].result > -4096) {
+      batch->error = (s32)batch->requests[i].result;
+    }
+  }
+  for (u32 i = 0; i < received; ++i) sys6(__NR_close, batch->fds[i], 0, 0, 0, 0, 0);
+  __asm__ volatile("int3" ::: "memory");
+  __builtin_unreachable();
+}
+
+/* ---- return addresses: called by trampolines ----------------------------------------------- */
+
+static inline u64 thread_key(void) {
+  u64 base;
+  __asm__ volatile("rdfsbase %0" : "=r"(base));
+  return base != 0 ? base : 1;
+}
+
+static struct shadow_stack* shadow_of(u64 key, int create) {
+  struct shadow_stack* all = agent_state.shadows;
+  if (all == 0) return 0;
+  u64 index = ((key >> 6) * 0x9e3779b97f4a7c15ull) >> 52; /* 12 bits: SHADOW_THREADS */
+  for (u32 probe = 0; probe < 64; ++probe) {
+    struct shadow_stack* shadow = &all[(index + probe) & (SHADOW_THREADS - 1)];
+    u64 owner = __atomic_load_n(&shadow->thread_key, __ATOMIC_ACQUIRE);
+    if (owner == key) return shadow;
+    if (owner != 0) continue;
+    if (!create) return 0;
+    if (__atomic_compare_exchange_n(&shadow->thread_key, &owner, key, 0, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_ACQUIRE)) {
+      return shadow;
+    }
+    if (owner == key) return shadow;
+  }
+  return 0;
+}
+
+/* Drops entries of frames that are gone without returning (longjmp, a destroyed coroutine). A live
+ * hijacked frame has our return point in its slot; a slot that holds something else, or is no
+ * longer mapped, belongs to nobody. Comparing addresses would not do: another coroutine's stack may
+ * lie anywhere. Reads cost a system call each, so this runs only when the stack has doubled. */
+static void sweep(struct shadow_stack* shadow) {
+  u64 kept = 0;
+  for (u64 i = 0; i < shadow->depth; ++i) {
+    struct shadow_entry entry = shadow->entries[i];
+    u64 now = 0;
+    if (entry.slot == FREE_SLOT) continue;
+    if (rt_read_user(&now, entry.slot, sizeof now) != 0 || now != entry.return_point) continue;
+    if (kept != i) shadow->entries[kept] = entry;
+    ++kept;
+  }
+  __atomic_store_n(&shadow->depth, kept, __ATOMIC_RELEASE);
+  shadow->sweep_at = 2 * kept + SHADOW_SWEEP_FIRST;
+}
+
+/* Keeps the return address in *slot aside; the copy will return to `return_point` instead.
+ * Returns 1, or 0 when it cannot be followed. A signal handler may run the same code at any
+ * instruction: the entry is reserved before it is filled, and an unfinished one has FREE_SLOT. */
+u32 agent_push_return(u64* slot, u32 site_id, u64 return_point) {
+  struct shadow_stack* shadow = shadow_of(thread_key(), 1);
+  if (shadow == 0) goto miss;
+  if (shadow->depth == 0) shadow->sweep_at = SHADOW_SWEEP_FIRST;
+  if (shadow->depth >= shadow->sweep_at || shadow->depth >= SHADOW_DEPTH) sweep(shadow);
+  const u64 depth = shadow->depth;
+  if (depth >= SHADOW_DEPTH) goto miss;
+  struct shadow_entry* entry = &shadow->entries[depth];
+  entry->slot = FREE_SLOT;
+  __atomic_store_n(&shadow->depth, depth + 1, __ATOMIC_RELEASE);
+  entry->return_addr = *slot;
+  entry->site_id = site_id;
+  entry->return_point = return_point;
+  __atomic_store_n(&entry->slot, (u64)slot, __ATOMIC_RELEASE);
+  return 1;
+miss:
+  __atomic_fetch_add(&agent_state.shadow_misses, 1, __ATOMIC_RELAXED);
+  return 0;
+}
+
+static u64 take(struct shadow_stack* shadow, u64 slot, u32 site_id) {
+  for (u64 i = shadow->depth; i > 0; --i) {
+    struct shadow_entry* entry = &shadow->entries[i - 1];
+    if (entry->slot != slot || entry->site_id != site_id) continue;
+    const u64 return_addr = entry->return_addr;
+    entry->slot = FREE_SLOT;
+    u64 depth = shadow->depth;
+    while (depth > 0 && shadow->entries[depth - 1].slot == FREE_SLOT) --depth;
+    __atomic_store_n(&shadow->depth, depth, __ATOMIC_RELEASE);
+    return return_addr;
+  }
+  return 0;
+}
+
+/* Gives back what push_return kept for this slot. A stack that moved to another thread in between
+ * (M:N schedulers) is searched for everywhere; without the address there is nowhere to return to,
+ * and stopping here, visibly, is the only honest end. */
+u64 agent_pop_return(u64* slot, u32 site_id) {
+  struct shadow_stack* shadow = shadow_of(thread_key(), 0);
+  u64 return_addr = shadow != 0 ? take(shadow, (u64)slot, site_id) : 0;
+  if (return_addr != 0) return return_addr;
+  for (u32 i = 0; i < SHADOW_THREADS; ++i) {
+    struct shadow_stack* other = &agent_state.shadows[i];
+    if (other->thread_key == 0 || other == shadow) continue;
+    return_addr = take(other, (u64)slot, site_id);
+    if (return_addr != 0) return return_addr;
+  }
+  __builtin_trap();
+}
+
+/* Runs as a program on the entry of the unwinder (_Unwind_RaiseException and its like): writes the
+ * true return addresses back, so that exceptions, pthread_cancel and backtraces see the stack they
+ * know. The frames concerned end without a return event; they are counted. */
+u64 agent_restore_returns(struct probe_frame* frame) {
+  struct shadow_stack* shadow = shadow_of(thread_key(), 0);
+  if (shadow == 0) return 0;
+  const u64 sp = (u64)frame;
+  for (u64 i = 0; i < shadow->depth; ++i) {
+    struct shadow_entry* entry = &shadow->entries[i];
+    if (entry->slot == FREE_SLOT || entry->slot <= sp) continue;
+    *(u64*)entry->slot = entry->return_addr;
+    entry->slot = FREE_SLOT;
+    __atomic_fetch_add(&agent_state.unwound, 1, __ATOMIC_RELAXED);
+  }
+  u64 depth = shadow->depth;
+  while (depth > 0 && shadow->entries[depth - 1].slot == FREE_SLOT) --depth;
+  __atomic_store_n(&shadow->depth, depth, __ATOMIC_RELEASE);
+  return 0;
+}
+
+/* What the entry slot of a detached hook points at. */
+u64 agent_ret_stub(void* ctx) {
+  (void)ctx;
+  return 0;
+}

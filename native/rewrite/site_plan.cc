@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: MIT
+#include "site_plan.h"
+
+#include <Zydis/Zydis.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "emit.h"
+
+namespace bpftime::rewrite {
+
+namespace {
+
+constexpr uint8_t kEndbr64[4] = {0xf3, 0x0f, 0x1e, 0xfa};
+
+// Bytes behind the function that nothing executes: alignment padding of nops or int3.
+uint32_t padding_after(const FunctionView& function) {
+  uint32_t off = function.size;
+  const auto& bytes = function.bytes;
+  ZydisDecoder decoder;
+  ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+  while (off < bytes.size()) {
+    if (bytes[off] == 0xcc) {
+      ++off;
+      continue;
+    }
+    ZydisDecodedInstruction insn;
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, nullptr, bytes.data() + off,
+                                                    bytes.size() - off, &insn)) ||
+        insn.mnemonic != ZYDIS_MNEMONIC_NOP) {
+      break;
+    }
+    off += insn.length;
+  }
+  // Padding ends at the next 16-byte boundary at the latest: what follows may be a function.
+  const uint64_t end = function.addr + function.size;
+  const uint64_t boundary = (end + 15) & ~uint64_t{15};
+  const uint32_t limit = static_cast<uint32_t>(boundary - function.addr);
+  return std::min(off, limit) - function.size;
+}
+
+// Grows the window instruction by instruction until a jump fits.
+Result<SitePlan> grow_window(const FunctionView& function, SitePlan plan) {
+  const uint32_t begin = static_cast<uint32_t>(plan.site - function.addr);
+  uint32_t off = begin;
+  bool ended = false;
+  while (off - begin < kJumpBytes) {
+    const Insn* insn = function.at(off);
+    if (insn == nullptr) {
+      if (off >= function.size && ended) {
+        if (off - begin + padding_after(function) >= kJumpBytes) break;
+        return fail(EOPNOTSUPP, "the function is shorter than a jump and no padding follows it");
+      }
+      if (off < function.size && ended) {
+        return fail(EOPNOTSUPP, "other code follows the exit in the first five bytes");
+      }
+      return fail(EOPNOTSUPP, "the bytes cannot be decoded");
+    }
+    if (ended) return fail(EOPNOTSUPP, "other code follows the exit in the first five bytes");
+    if (insn->is_trap) return fail(EBUSY, "a breakpoint is set there by somebody else");
+    plan.count += 1;
+    off += insn->len;
+    ended = insn->ends_flow;
+  }
+  plan.window = std::max(off - begin, kJumpBytes);
+  plan.falls_through = !ended;
+  return plan;
+}
+
+struct OneInsn {
+  ZydisDecodedInstruction insn;
+  ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+};
+
+// The copy's address of a branch target: inside the window it moves along.
+uint64_t moved_target(uint64_t target, const SitePlan& plan, uint64_t dest,
+                      const std::vector<PcPair>& map, bool* later) {
+  *later = false;
+  if (target < plan.site || target >= plan.site + plan.window) return target;
+  // A loop that lies wholly inside the window stays inside the copy.
+  const uint32_t old_off = static_cast<uint32_t>(target - plan.site);
+  for (const PcPair& pair : map) {
+    if (pair.old_off == old_off) return dest + pair.new_off;
+  }
+  *later = true;
+  return target;
+}
+
+void emit_call_as_push_jump(CodeBuffer* out, uint64_t return_addr, uint64_t target) {
+  // push imm32 sign-extends; the high half is fixed up in memory. No register is touched.
+  out->put({0x68});
+  out->put_u32(static_cast<uint32_t>(return_addr));
+  out->put({0xc7, 0x44, 0x24, 0x04});
+  out->put_u32(static_cast<uint32_t>(return_addr >> 32));
+  out->jmp(target);
+}
+
+// A copied indirect call would leave the copy's address on the stack, which no unwinder knows:
+// push the original return address and jump through the same operand.
+Result<void> emit_indirect_call(CodeBuffer* out, const OneInsn& one, const uint8_t* bytes,
+                                uint64_t addr, uint64_t window_end) {
+  const uint64_t return_addr = addr + one.insn.length;
+  if (return_addr != window_end) {
+    return fail(EOPNOTSUPP, "an indirect call in the first bytes returns into them");
+  }
+  const ZydisDecodedOperand& op = one.operands[0];
+  const bool memory = op.type == ZYDIS_OPERAND_TYPE_MEMORY;
+  if ((memory && (op.mem.base == ZYDIS_REGISTER_RSP || op.mem.index == ZYDIS_REGISTER_RSP)) ||
+      (!memory && op.reg.value == ZYDIS_REGISTER_RSP) || one.insn.opcode != 0xff) {
+    return fail(EOPNOTSUPP, "an indirect call through the stack pointer cannot be moved");
+  }
+  out->put({0x68});
+  out->put_u32(static_cast<uint32_t>(return_addr));
+  out->put({0xc7, 0x44, 0x24, 0x04});
+  out->put_u32(static_cast<uint32_t>(return_addr >> 32));
+  const uint32_t modrm_at = one.insn.raw.modrm.offset;
+  const uint8_t modrm = static_cast<uint8_t>((bytes[modrm_at] & ~0x38) | (4 << 3));  // ff /2 -> /4
+  out->put_bytes(bytes, modrm_at);
+  out->put({modrm});
+  if (memory && op.mem.base == ZYDIS_REGISTER_RIP) {
+    out->put_rel32(return_addr + static_cast<uint64_t>(op.mem.disp.value));
+  } else {
+    out->put_bytes(bytes + modrm_at + 1, one.insn.length - modrm_at - 1u);
+  }
+  return {};
+}
+
+// loop/loope/loopne/jrcxz have no rel32 form: branch over a jump.
+void emit_short_only(CodeBuffer* out, const uint8_t* bytes, uint32_t len, uint64_t target) {
+  out->put_bytes(bytes, len - 1);
+  out->put({0x02});        // taken: to the long jump
+  out->put({0xeb, 0x05});  // not taken: over it
+  out->jmp(target);
+}
+
+bool is_short_only(ZydisMnemonic mnemonic) {
+  return mnemonic == ZYDIS_MNEMONIC_LOOP || mnemonic == ZYDIS_MNEMONIC_LOOPE ||
+         mnemonic == ZYDIS_MNEMONIC_LOOPNE || mnemonic == ZYDIS_MNEMONIC_JRCXZ ||
+         mnemonic == ZYDIS_MNEMONIC_JECXZ;
+}
+
+void emit_branch(CodeBuffer* out, const OneInsn& one, const uint8_t* bytes, uint64_t target) {
+  const ZydisMnemonic mnemonic = one.insn.mnemonic;
+  if (is_short_only(mnemonic)) {
+    emit_short_only(out, bytes, one.insn.length, target);
+  } else if (mnemonic == ZYDIS_MNEMONIC_JMP) {
+    out->jmp(target);
+  } else {
+    out->put({0x0f, 0x80 | (one.insn.opcode & 0x0f)});
+    out->put_rel32(target);
+  }
+}
+
+bool emit_rip_relative(CodeBuffer* out, const OneInsn& one, const uint8_t* bytes, uint64_t addr) {
+  const auto& disp = one.insn.raw.disp;
+  if (disp.size != 32) return false;
+  const uint64_t target = addr + one.insn.length + static_cast<uint64_t>(disp.value);
+  out->put_bytes(bytes, disp.offset);
+  const uint32_t tail = one.insn.length - disp.offset - 4u;
+  out->put_rel32(target, tail);
+  out->put_bytes(bytes + disp.offset + 4, tail);
+  return true;
+}
+
+bool uses_rip(const OneInsn& one) {
+  return (one.insn.attributes & ZYDIS_ATTRIB_IS_RELATIVE) != 0;
+}
+
+bool decode_at(const FunctionView& function, uint32_t off, OneInsn* one) {
+  static const ZydisDecoder decoder = [] {
+    ZydisDecoder d;
+    ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    return d;
+  }();
+  return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, function.bytes.data() + off,
+                                             function.bytes.size() - off, &one->insn,
+                                             one->operands));
+}
+
+Result<void> emit_one(const FunctionView& function, const SitePlan& plan, const Insn& insn,
+                      uint64_t dest, const std::vector<PcPair>& map, CodeBuffer* out) {
+  OneInsn one;
+  if (!decode_at(function, insn.off, &one)) return fail(EOPNOTSUPP, "the bytes cannot be decoded");
+  const uint8_t* bytes = function.bytes.data() + insn.off;
+  const uint64_t addr = function.addr + insn.off;
+  if (one.insn.mnemonic == ZYDIS_MNEMONIC_XBEGIN) {
+    return fail(EOPNOTSUPP, "xbegin cannot be moved");
+  }
+  if (insn.branch_target != 0) {
+    bool later = false;
+    const uint64_t target = moved_target(insn.branch_target, plan, dest, map, &later);
+    if (later) return fail(EOPNOTSUPP, "a branch inside the first bytes goes forward within them");
+    if (insn.is_call) {
+      emit_call_as_push_jump(out, addr + insn.len, target);
+    } else {
+      emit_branch(out, one, bytes, target);
+    }
+  } else if (insn.is_call) {
+    return emit_indirect_call(out, one, bytes, addr, plan.site + plan.window);
+  } else if (uses_rip(one)) {
+    if (!emit_rip_relative(out, one, bytes, addr)) {
+      return fail(EOPNOTSUPP, "a 16-bit relative operand cannot be moved");
+    }
+  } else {
+    out->put_bytes(bytes, insn.len);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<SitePlan> plan_site(const FunctionView& function, uint64_t addr) {
+  SitePlan plan;
+  plan.at_entry = addr == function.addr;
+  plan.site = addr;
+  if (plan.at_entry && function.bytes.size() >= 4 &&
+      memcmp(function.bytes.data(), kEndbr64, 4) == 0) {
+    plan.site += 4;
+  }
+  if (plan.site < function.addr || plan.site - function.addr >= function.size) {
+    return fail(EINVAL, "the address is not inside the function");
+  }
+  const uint32_t off = static_cast<uint32_t>(plan.site - function.addr);
+  const Insn* insn = function.at(off);
+  if (insn == nullptr) return fail(EINVAL, "the address is not the start of an instruction");
+  plan.first = static_cast<uint32_t>(insn - function.insns.data());
+  Result<SitePlan> grown = grow_window(function, plan);
+  if (!grown) return grown;
+  const uint64_t begin = grown->site;
+  const uint64_t end = begin + grown->window;
+  if (function.decoded_end < function.size) {
+    return fail(EOPNOTSUPP, "part of the function cannot be decoded, so a branch may be hidden");
+  }
+  const auto it = std::upper_bound(function.branch_targets.begin(), function.branch_targets.end(),
+                                   begin);
+  if (it != function.branch_targets.end() && *it < end) {
+    return fail(EOPNOTSUPP, "a branch of the function goes into the first bytes");
+  }
+  grown->loops_to_site = std::binary_search(function.branch_targets.begin(),
+                                            function.branch_targets.end(), begin) ||
+                         std::binary_search(function.branch_targets.begin(),
+                                            function.branch_targets.end(), function.addr);
+  if (function.has_unknown_jump) {
+    return fail(EOPNOTSUPP, "a jump table of the function could not be read");
+  }
+  return grown;
+}
+
+Result<RelocatedCode> relocate(const FunctionView& function, const SitePlan& plan, uint64_t dest) {
+  RelocatedCode out;
+  CodeBuffer code(dest);
+  for (uint32_t i = 0; i < plan.count; ++i) {
+    const Insn& insn = function.insns[plan.first + i];
+    const uint32_t old_off =
+        static_cast<uint32_t>(function.addr + insn.off - plan.site);
+    out.map.push_back(PcPair{old_off, code.off()});
+    const Result<void> emitted = emit_one(function, plan, insn, dest, out.map, &code);
+    if (!emitted) return emitted.error();
+  }
+  if (plan.falls_through) code.jmp(plan.site + plan.window);
+  if (!code.ok()) return fail(EOPNOTSUPP, "an operand is further than 2 GiB from the trampoline");
+  out.code = std::move(code.bytes());
+  return out;
+}
+
+}  // namespace bpftime::rewrite

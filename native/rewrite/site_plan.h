@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+// SitePlan: how one place in a function is diverted to a trampoline, decided before anything is
+// touched. Pure data, printable, golden-tested; native/target applies it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../base/result.h"
+#include "function_view.h"
+
+namespace bpftime::rewrite {
+
+constexpr uint32_t kJumpBytes = 5;     // e9 rel32
+constexpr uint32_t kWindowBytesMax = 32;
+
+/// An instruction boundary of the window and where the same instruction begins in the copy.
+struct PcPair {
+  uint32_t old_off = 0;  // from the site
+  uint32_t new_off = 0;  // from the start of the relocated copy
+};
+
+struct RelocatedCode {
+  std::vector<uint8_t> code;
+  std::vector<PcPair> map;  // one per instruction of the window, in order
+};
+
+struct SitePlan {
+  uint64_t site = 0;         // where the jump is written
+  uint32_t window = 0;       // bytes displaced, whole instructions, >= kJumpBytes
+  uint32_t first = 0;        // index of the window's first instruction in the function
+  uint32_t count = 0;        // instructions in the window
+  bool at_entry = false;     // flags are dead, no red zone, [rsp] is the return address
+  bool falls_through = true; // the window's end is reached: the copy must jump back there
+  bool loops_to_site = false;  // a branch of the function goes back to the site: entry may re-fire,
+                               // and the top of the stack need not be a return address then
+};
+
+/// Chooses the window for a probe at `addr` (the function's start or an instruction inside it).
+/// At the function's start a leading endbr64 is kept in place and the site lies behind it.
+/// Fails with EINVAL (not an instruction boundary), EBUSY (a breakpoint of somebody else is there),
+/// EOPNOTSUPP (no room for a jump: reason says why).
+Result<SitePlan> plan_site(const FunctionView& function, uint64_t addr);
+
+/// Rewrites the window's instructions so that they do the same at `dest`.
+/// Fails with EOPNOTSUPP when an operand or target is further than 2 GiB from `dest`, or an
+/// instruction has no equivalent elsewhere.
+Result<RelocatedCode> relocate(const FunctionView& function, const SitePlan& plan, uint64_t dest);
+
+}  // namespace bpftime::rewrite

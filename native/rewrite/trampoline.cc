@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: MIT
+#include "trampoline.h"
+
+#include <cstddef>
+
+#include "../abi/agent.h"
+#include "emit.h"
+
+namespace bpftime::rewrite {
+
+namespace {
+
+constexpr uint32_t kFrame = sizeof(probe_frame);
+constexpr uint32_t kRedZone = 128;
+constexpr uint32_t kAllWords = (1u << 21) - 1;
+
+// Hardware register numbers in the order of struct pt_regs' first fifteen words.
+constexpr uint8_t kWordReg[15] = {15, 14, 13, 12, 5, 3, 11, 10, 9, 8, 0, 1, 2, 6, 7};
+// Words of the nine registers that a call may clobber: r11 r10 r9 r8 ax cx dx si di.
+constexpr uint32_t kClobbered = 0x7fc0;
+constexpr uint32_t kWordOrigAx = 15, kWordIp = 16, kWordCs = 17, kWordFlags = 18, kWordSp = 19,
+                   kWordSs = 20;
+
+class Builder {
+ public:
+  explicit Builder(const TrampolineSpec& spec) : spec_(spec), code_(spec.body) {}
+
+  Result<Trampoline> build() {
+    Trampoline out;
+    entry_half();
+    if (!spec_.on_return.empty()) {
+      out.return_point = return_half();
+    }
+    for (const Sample& sample : samples_) emit_sample(sample);
+    if (!code_.ok()) return fail(EOPNOTSUPP, "the trampoline is out of reach of its parts");
+    out.code = std::move(code_.bytes());
+    return out;
+  }
+
+ private:
+  // An out-of-line timed call of one program.
+  struct Sample {
+    uint32_t jump_at;  // rel32 to bind
+    uint64_t back;
+    uint64_t slot;
+  };
+
+  // mov [rsp+disp32], reg  /  mov reg, [rsp+disp32]
+  void store(uint8_t reg, uint32_t disp) { rsp_move(0x89, reg, disp); }
+  void load(uint8_t reg, uint32_t disp) { rsp_move(0x8b, reg, disp); }
+  void rsp_move(uint8_t opcode, uint8_t reg, uint32_t disp) {
+    code_.put({0x48 | (reg >= 8 ? 4 : 0), opcode});
+    if (disp < 128) {
+      code_.put({0x44 | ((reg & 7) << 3), 0x24, static_cast<int>(disp)});
+    } else {
+      code_.put({0x84 | ((reg & 7) << 3), 0x24});
+      code_.put_u32(disp);
+    }
+  }
+  // lea rsp, [rsp + delta]: moves the stack without touching flags.
+  void move_rsp(int32_t delta) {
+    code_.put({0x48, 0x8d, 0xa4, 0x24});
+    code_.put_u32(static_cast<uint32_t>(delta));
+  }
+  void mov_rax_imm(uint64_t value) {
+    if (value <= UINT32_MAX) {
+      code_.put({0xb8});
+      code_.put_u32(static_cast<uint32_t>(value));
+    } else {
+      code_.put({0x48, 0xb8});
+      code_.put_u64(value);
+    }
+  }
+  void call_slot(uint64_t slot) {
+    code_.put({0xff, 0x15});
+    code_.put_rel32(slot);
+  }
+
+  static uint32_t words_read(const std::vector<HookCall>& hooks) {
+    uint32_t words = 0;
+    for (const HookCall& hook : hooks) {
+      words |= hook.escapes_ctx ? kAllWords : hook.ctx_read_mask;
+    }
+    return words & kAllWords;
+  }
+  static bool any_escapes(const std::vector<HookCall>& hooks) {
+    for (const HookCall& hook : hooks) {
+      if (hook.escapes_ctx) return true;
+    }
+    return false;
+  }
+
+  // Registers into the frame at [rsp]. `sp_delta`: distance from rsp to the sp that programs see.
+  void save_regs(uint32_t words, uint32_t sp_delta) {
+    for (uint32_t word = 0; word < 15; ++word) {
+      if (((words | kClobbered) >> word & 1) != 0) store(kWordReg[word], word * 8);
+    }
+    if ((words >> kWordSp & 1) != 0) {
+      code_.put({0x48, 0x8d, 0x84, 0x24});  // lea rax, [rsp + sp_delta]
+      code_.put_u32(sp_delta);
+      store(0, kWordSp * 8);
+    }
+    if ((words >> kWordOrigAx & 1) != 0) {
+      store_imm32(kWordOrigAx * 8, -1);
+    }
+    if ((words >> kWordCs & 1) != 0) store_imm32(kWordCs * 8, 0x33);
+    if ((words >> kWordSs & 1) != 0) store_imm32(kWordSs * 8, 0x2b);
+  }
+  // mov qword [rsp+disp], imm32
+  void store_imm32(uint32_t disp, int32_t value) {
+    code_.put({0x48, 0xc7, 0x84, 0x24});
+    code_.put_u32(disp);
+    code_.put_u32(static_cast<uint32_t>(value));
+  }
+  void restore_regs() {
+    for (uint32_t word = 0; word < 15; ++word) {
+      if ((kClobbered >> word & 1) != 0) load(kWordReg[word], word * 8);
+    }
+  }
+  void save_ip_and_func(uint32_t words, bool escapes) {
+    if ((words >> kWordIp & 1) != 0 || escapes) {
+      mov_rax_imm(spec_.func_ip);
+      store(0, kWordIp * 8);
+      store(0, offsetof(probe_frame, func_ip));
+    }
+  }
+
+  void call_program(const HookCall& hook) {
+    if (hook.escapes_ctx) {
+      mov_rax_imm(hook.cookie);
+      store(0, offsetof(probe_frame, cookie));
+      mov_rax_imm(hook.hook_id);
+      store(0, offsetof(probe_frame, hook_id));
+    }
+    Sample sample{0, 0, hook.entry_slot};
+    if (hook.counted) {
+      code_.put({0xf3, 0x0f, 0xc7, 0xf8});        // rdpid rax: node << 12 | cpu
+      code_.put({0x25, 0xff, 0x0f, 0x00, 0x00});  // and eax, 0xfff
+      code_.put({0x48, 0xc1, 0xe0, static_cast<int>(spec_.stats_cpu_shift)});  // shl rax, n
+      code_.put({0x48, 0x8d, 0x0d});              // lea rcx, [rip + stats]
+      code_.put_rel32(hook.stats);
+      code_.put({0x8b, 0x14, 0x01});              // mov edx, [rcx + rax]
+      code_.put({0x48, 0xff, 0x04, 0x01});        // inc qword [rcx + rax]
+      code_.put({0x81, 0xe2});                    // and edx, every - 1
+      code_.put_u32(HOOK_SAMPLE_EVERY - 1);
+      code_.put({0x83, 0xfa, 0x01});              // cmp edx, 1: the first call runs cold
+      code_.put({0x0f, 0x84});
+      sample.jump_at = code_.put_rel32_later();
+    }
+    code_.put({0x48, 0x89, 0xe7});  // mov rdi, rsp
+    call_slot(hook.entry_slot);
+    sample.back = code_.here();
+    if (hook.counted) samples_.push_back(sample);
+  }
+
+  void emit_sample(const Sample& sample) {
+    code_.bind(sample.jump_at, code_.here());
+    code_.put({0x48, 0x01, 0xc1});  // add rcx, rax
+    code_.put({0x51});              // push rcx
+    code_.put({0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0});  // rdtsc; rax |= rdx<<32
+    code_.put({0x50});                                                  // push rax
+    code_.put({0x48, 0x8d, 0x7c, 0x24, 0x10});                          // lea rdi, [rsp+16]
+    call_slot(sample.slot);
+    code_.put({0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0});
+    code_.put({0x59, 0x48, 0x29, 0xc8});        // pop rcx; sub rax, rcx
+    code_.put({0x59});                          // pop rcx
+    code_.put({0x48, 0x01, 0x41, 0x08});        // add [rcx+8], rax
+    code_.put({0x48, 0xff, 0x41, 0x10});        // inc qword [rcx+16]
+    code_.jmp(sample.back);
+  }
+
+  void entry_half() {
+    const bool mid = !spec_.at_entry;
+    const uint32_t words = words_read(spec_.on_entry);
+    if (mid) {
+      move_rsp(-static_cast<int32_t>(kRedZone));
+      code_.put({0x9c, 0xfc});  // pushfq; cld
+    }
+    move_rsp(-static_cast<int32_t>(kFrame));
+    save_regs(words, kFrame + (mid ? kRedZone + 8 : 0));
+    if ((words >> kWordFlags & 1) != 0) {
+      if (mid) {
+        load(0, kFrame);  // what pushfq left
+      } else {
+        code_.put({0x9c, 0x58});  // pushfq; pop rax
+      }
+      store(0, kWordFlags * 8);
+    }
+    save_ip_and_func(words, any_escapes(spec_.on_entry));
+    for (const HookCall& hook : spec_.on_entry) call_program(hook);
+    if (!spec_.on_return.empty()) {
+      hijack();
+    }
+    restore_regs();
+    move_rsp(static_cast<int32_t>(kFrame));
+    if (mid) {
+      code_.put({0x9d});  // popfq
+      move_rsp(static_cast<int32_t>(kRedZone));
+    }
+    code_.jmp(spec_.copy);
+  }
+
+  // Keeps the return address aside and calls the copy so that its return comes back to us. The
+  // pushed address lands in the very slot of the old one: stack arguments stay where they are.
+  void hijack() {
+    code_.put({0x48, 0x8d, 0xbc, 0x24});  // lea rdi, [rsp + frame]: the slot
+    code_.put_u32(kFrame);
+    code_.put({0xbe});  // mov esi, site_id
+    code_.put_u32(spec_.site_id);
+    code_.put({0x48, 0x8d, 0x15});  // lea rdx, [rip + return point]
+    const uint32_t point = code_.put_rel32_later();
+    call_slot(spec_.push_return_slot);
+    code_.put({0x85, 0xc0, 0x0f, 0x84});  // test eax, eax; jz: not followed
+    const uint32_t not_followed = code_.put_rel32_later();
+    restore_regs();
+    move_rsp(static_cast<int32_t>(kFrame + 8));
+    code_.put({0xe8});  // call copy
+    code_.put_rel32(spec_.copy);
+    return_point_ = code_.off();
+    code_.bind(point, code_.here());
+    code_.put({0xe9});
+    to_return_half_ = code_.put_rel32_later();
+    code_.bind(not_followed, code_.here());
+  }
+
+  uint32_t return_half() {
+    const uint32_t words = words_read(spec_.on_return);
+    code_.bind(to_return_half_, code_.here());
+    move_rsp(-static_cast<int32_t>(kFrame + 8));
+    save_regs(words, kFrame + 8);
+    code_.put({0x48, 0x8d, 0xbc, 0x24});  // lea rdi, [rsp + frame]: the slot
+    code_.put_u32(kFrame);
+    code_.put({0xbe});
+    code_.put_u32(spec_.site_id);
+    call_slot(spec_.pop_return_slot);
+    store(0, kFrame);
+    const bool escapes = any_escapes(spec_.on_return);
+    if ((words >> kWordIp & 1) != 0) store(0, kWordIp * 8);
+    if ((words >> kWordFlags & 1) != 0) store_imm32(kWordFlags * 8, 0x202);
+    if (escapes) {
+      mov_rax_imm(spec_.func_ip);
+      store(0, offsetof(probe_frame, func_ip));
+    }
+    for (const HookCall& hook : spec_.on_return) call_program(hook);
+    restore_regs();
+    move_rsp(static_cast<int32_t>(kFrame));
+    code_.put({0xc3});
+    return return_point_;
+  }
+
+  const TrampolineSpec& spec_;
+  CodeBuffer code_;
+  std::vector<Sample> samples_;
+  uint32_t return_point_ = 0;
+  uint32_t to_return_half_ = 0;
+};
+
+}  // namespace
+
+Result<Trampoline> build_trampoline(const TrampolineSpec& spec) { return Builder(spec).build(); }
+
+}  // namespace bpftime::rewrite

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+// Trampolines: the code between a site's jump and the programs.
+//
+// Shape of one site in an arena:   head: jmp body | jmp copy (disabled)
+//                                  copy: the relocated window, then back to the function
+//                                  body: frame, counters, program calls, then on to the copy
+// The body saves what a call may clobber (nine general registers) and of struct pt_regs only the
+// words that some program reads; vector and x87 state is never touched because nothing that runs
+// there uses it. At a function's entry flags are dead; elsewhere the red zone is stepped over and
+// flags are kept. Returns are caught by the balanced hijack, see docs/adr/0003-return-probe.md.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../base/result.h"
+
+namespace bpftime::rewrite {
+
+constexpr uint32_t kHeadBytes = 8;
+
+/// One program at one site. Addresses are the target's.
+struct HookCall {
+  uint64_t entry_slot = 0;  // 8 bytes holding the program's address (or the agent's return stub)
+  uint64_t stats = 0;       // struct hook_stats of CPU 0 (native/abi/agent.h)
+  uint64_t cookie = 0;
+  uint64_t hook_id = 0;
+  uint32_t ctx_read_mask = 0;  // words of pt_regs the program reads
+  bool escapes_ctx = true;     // reads more than the mask says: fill everything
+  bool counted = true;         // false for the agent's own hooks
+};
+
+struct TrampolineSpec {
+  uint64_t body = 0;     // where the code will be
+  uint64_t copy = 0;     // the relocated window
+  uint64_t func_ip = 0;  // bpf_get_func_ip
+  uint32_t site_id = 0;
+  bool at_entry = true;
+  uint32_t stats_cpu_shift = 0;  // log2 of the bytes between two CPUs' hook_stats
+  std::vector<HookCall> on_entry;
+  std::vector<HookCall> on_return;     // only when at_entry
+  uint64_t push_return_slot = 0;       // agent_push_return
+  uint64_t pop_return_slot = 0;        // agent_pop_return
+};
+
+struct Trampoline {
+  std::vector<uint8_t> code;
+  uint32_t return_point = 0;  // offset where hijacked functions come back; 0 = none
+};
+
+/// Fails with EOPNOTSUPP when something is out of reach of a rel32.
+Result<Trampoline> build_trampoline(const TrampolineSpec& spec);
+
+}  // namespace bpftime::rewrite

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: MIT
+// Function symbols of an ELF file: .symtab, .dynsym, .gnu_debugdata, and the separate debug file
+// that its build-id names. Input is hostile: every offset and count is checked, limits apply.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "../base/result.h"
+
+namespace bpftime::symbols {
+
+enum class SymbolKind : uint8_t { kFunction = 0, kIfunc = 1, kObject = 2 };
+
+struct Symbol {
+  uint64_t vaddr = 0;  // as linked, before relocation of the module
+  uint64_t size = 0;   // bytes; 0 in the file: distance to the next symbol or the section's end
+  uint32_t name = 0;   // offset in ElfSymbols::names
+  SymbolKind kind = SymbolKind::kFunction;
+  bool local = false;  // STB_LOCAL
+};
+
+struct Segment {
+  uint64_t vaddr = 0, file_off = 0, file_size = 0, mem_size = 0;
+  bool exec = false;
+};
+
+struct ElfSymbols {
+  std::vector<Symbol> symbols;  // sorted by vaddr; one entry per (vaddr, name)
+  std::string names;            // NUL-terminated names, UTF-8 as found
+  std::vector<Segment> segments;
+  std::string build_id;    // lower-case hex, empty when there is none
+  std::string interpreter; // PT_INTERP, empty for static programs
+  bool is_position_independent = false;
+};
+
+constexpr uint64_t kElfFileBytesMax = uint64_t{4} << 30;
+constexpr uint32_t kSymbolsMax = 4'000'000;
+
+/// Reads `path`; `debug_root` is where separate debug files are looked up ("/usr/lib/debug").
+/// ENOENT, EACCES from open; ENOEXEC when it is not a 64-bit little-endian x86-64 ELF file.
+Result<ElfSymbols> read_elf_symbols(const char* path, const char* debug_root);
+
+}  // namespace bpftime::symbols

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: MIT
+#include "proc_maps.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "../base/scoped_fd.h"
+
+namespace bpftime::target {
+
+namespace {
+
+constexpr uint64_t kReach = (uint64_t{1} << 31) - (uint64_t{1} << 20);
+constexpr uint64_t kMinAddr = 0x10000;            // vm.mmap_min_addr's usual value
+constexpr uint64_t kMaxAddr = 0x7ffffffff000;     // end of user space, 4-level paging
+constexpr uint64_t kHeapRoom = uint64_t{1} << 30; // below this distance the heap may still grow
+constexpr uint64_t kStackRoom = uint64_t{16} << 20;
+
+bool read_file(const char* path, std::string* out) {
+  const ScopedFd fd(open(path, O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return false;
+  char buffer[16384];
+  ssize_t got = 0;
+  while ((got = read(fd.get(), buffer, sizeof buffer)) > 0) {
+    out->append(buffer, static_cast<size_t>(got));
+  }
+  return got == 0;
+}
+
+std::string proc_path(pid_t pid, const char* name) {
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%d/%s", pid, name);
+  return path;
+}
+
+bool parse_region(const char* line, Region* region) {
+  unsigned long start = 0, end = 0, off = 0, inode = 0;
+  unsigned major = 0, minor = 0;
+  char prot[5] = {};
+  int path_at = 0;
+  if (sscanf(line, "%lx-%lx %4s %lx %x:%x %lu %n", &start, &end, prot, &off, &major, &minor, &inode,
+             &path_at) < 7) {
+    return false;
+  }
+  region->start = start;
+  region->end = end;
+  region->read = prot[0] == 'r';
+  region->write = prot[1] == 'w';
+  region->exec = prot[2] == 'x';
+  region->shared = prot[3] == 's';
+  region->file_off = off;
+  region->inode = inode;
+  region->path = path_at > 0 ? line + path_at : "";
+  return true;
+}
+
+long status_field(const std::string& status, const char* key) {
+  const size_t at = status.find(key);
+  return at == std::string::npos ? 0 : strtol(status.c_str() + at + strlen(key), nullptr, 10);
+}
+
+}  // namespace
+
+Result<std::vector<Region>> read_regions(pid_t pid) {
+  std::string text;
+  if (!read_file(proc_path(pid, "maps").c_str(), &text) || text.empty()) {
+    return fail(ESRCH, "the process is gone or has no memory map");
+  }
+  std::vector<Region> regions;
+  size_t at = 0;
+  while (at < text.size()) {
+    size_t eol = text.find('\n', at);
+    if (eol == std::string::npos) eol = text.size();
+    text[std::min(eol, text.size() - 1)] = '\0';
+    Region region;
+    if (parse_region(text.c_str() + at, &region)) regions.push_back(std::move(region));
+    at = eol + 1;
+  }
+  return regions;
+}
+
+std::vector<pid_t> read_threads(pid_t pid) {
+  std::vector<pid_t> tids;
+  DIR* dir = opendir(proc_path(pid, "task").c_str());
+  if (dir == nullptr) return tids;
+  while (const dirent* entry = readdir(dir)) {
+    const long tid = strtol(entry->d_name, nullptr, 10);
+    if (tid > 0) tids.push_back(static_cast<pid_t>(tid));
+  }
+  closedir(dir);
+  return tids;
+}
+
+Result<ProcStatus> read_status(pid_t pid) {
+  std::string status, stat;
+  if (!read_file(proc_path(pid, "status").c_str(), &status) ||
+      !read_file(proc_path(pid, "stat").c_str(), &stat)) {
+    return fail(ESRCH, "no such process");
+  }
+  ProcStatus out;
+  out.tracer = static_cast<pid_t>(status_field(status, "\nTracerPid:"));
+  out.seccomp_mode = static_cast<int>(status_field(status, "\nSeccomp:"));
+  out.kernel_thread = status_field(status, "\nKthread:") == 1 ||
+                      status.find("\nVmSize:") == std::string::npos;
+  const size_t state = status.find("\nState:\t");
+  out.zombie = state != std::string::npos && (status[state + 8] == 'Z' || status[state + 8] == 'X');
+  const size_t nspid = status.find("\nNSpid:");
+  if (nspid != std::string::npos) {
+    const size_t eol = status.find('\n', nspid + 1);
+    const size_t last = status.find_last_of("\t ", eol);
+    out.ns_pid = static_cast<pid_t>(strtol(status.c_str() + last, nullptr, 10));
+  }
+  // Fields after the command, which may contain anything, start behind the last ')'.
+  const size_t paren = stat.rfind(')');
+  if (paren == std::string::npos) return fail(ESRCH, "no such process");
+  const char* p = stat.c_str() + paren + 1;
+  for (int field = 3; field <= 22 && *p != '\0'; ++field) {
+    while (*p == ' ') ++p;
+    if (field == 22) out.start_time = strtoull(p, nullptr, 10);
+    while (*p != '\0' && *p != ' ') ++p;
+  }
+  return out;
+}
+
+std::optional<uint64_t> find_hole(const std::vector<Region>& regions, uint64_t near_start,
+                                  uint64_t near_end, uint64_t bytes) {
+  const uint64_t low = std::max(kMinAddr, near_end > kReach ? near_end - kReach : 0);
+  const uint64_t high = std::min(kMaxAddr, near_start + kReach);
+  std::optional<uint64_t> best;
+  uint64_t best_distance = UINT64_MAX;
+  const auto consider = [&](uint64_t at) {
+    if (at < low || at + bytes > high) return;
+    const uint64_t distance = at < near_start ? near_start - at : at - near_start;
+    if (distance < best_distance) {
+      best = at;
+      best_distance = distance;
+    }
+  };
+  uint64_t gap_start = kMinAddr;
+  bool heap_below = false;
+  for (size_t i = 0; i <= regions.size(); ++i) {
+    const bool last = i == regions.size();
+    uint64_t gap_end = last ? kMaxAddr : regions[i].start;
+    if (!last && regions[i].path == "[stack]" && gap_end > kStackRoom) gap_end -= kStackRoom;
+    uint64_t usable = gap_start;
+    if (heap_below) usable += kHeapRoom;
+    if (gap_end > usable && gap_end - usable >= bytes) {
+      const uint64_t top = (std::min(gap_end, high) - bytes) & ~uint64_t{0xffff};
+      if (top >= usable) consider(top);
+      consider((std::max(usable, low) + 0xffff) & ~uint64_t{0xffff});
+    }
+    if (last) break;
+    gap_start = regions[i].end;
+    // Behind the main program's data or the heap itself the heap grows upwards.
+    heap_below = regions[i].path == "[heap]" ||
+                 (regions[i].write && regions[i].end < uint64_t{1} << 46);
+  }
+  return best;
+}
+
+}  // namespace bpftime::target

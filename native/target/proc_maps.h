@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT
+// What /proc/<pid> tells about a process: mappings, threads, identity. Reads only.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "../base/result.h"
+
+namespace bpftime::target {
+
+struct Region {
+  uint64_t start = 0;
+  uint64_t end = 0;
+  bool read = false, write = false, exec = false, shared = false;
+  uint64_t file_off = 0;
+  uint64_t inode = 0;
+  std::string path;
+};
+
+/// The mappings, in address order. Fails with ESRCH when the process is gone.
+Result<std::vector<Region>> read_regions(pid_t pid);
+
+/// Thread ids of a process; empty when it is gone.
+std::vector<pid_t> read_threads(pid_t pid);
+
+struct ProcStatus {
+  uint64_t start_time = 0;  // clock ticks since boot, field 22 of stat: tells reused pids apart
+  pid_t tracer = 0;
+  int seccomp_mode = 0;  // 0 none, 1 strict, 2 filter
+  bool kernel_thread = false;
+  bool zombie = false;
+  pid_t ns_pid = 0;  // id in its own pid namespace
+};
+
+/// Fails with ESRCH when the process is gone.
+Result<ProcStatus> read_status(pid_t pid);
+
+/// A free range of `bytes` from which every byte of [near_start, near_end) and every byte of the
+/// range itself are within reach of a rel32. Keeps clear of the growing ends of heap and stack.
+std::optional<uint64_t> find_hole(const std::vector<Region>& regions, uint64_t near_start,
+                                  uint64_t near_end, uint64_t bytes);
+
+}  // namespace bpftime::target

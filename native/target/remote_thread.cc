@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: MIT
+#include "remote_thread.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "proc_maps.h"
+
+// Since Linux 4.3; missing from older headers.
+#ifndef PTRACE_O_SUSPEND_SECCOMP
+#define PTRACE_O_SUSPEND_SECCOMP (1 << 21)
+#endif
+
+namespace bpftime::target {
+
+namespace {
+
+std::vector<pid_t>& late_stops() {
+  static std::vector<pid_t> tids;
+  return tids;
+}
+
+int64_t now_ms() {
+  timespec ts{};
+  clock_gettime(CLOCK_MONOTONIC, &ts);
+  return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+// waitpid with a deadline: spins briefly (a stop takes microseconds), then sleeps in small steps.
+pid_t wait_until(pid_t tid, int* status, int timeout_ms) {
+  const int64_t deadline = now_ms() + timeout_ms;
+  for (uint32_t round = 0;; ++round) {
+    const pid_t got = waitpid(tid, status, __WALL | WNOHANG);
+    if (got != 0) return got;
+    if (round < 200) continue;
+    if (now_ms() >= deadline) return 0;
+    const timespec pause{0, round < 400 ? 20'000 : 500'000};
+    nanosleep(&pause, nullptr);
+  }
+}
+
+// Calls that show EINTR to their caller when a tracer interrupts them, although no signal handler
+// ran: signal(7) lists them as never restarted.
+bool shows_interruption(int64_t nr) {
+  return nr == SYS_epoll_wait || nr == SYS_epoll_pwait || nr == 441 /* epoll_pwait2 */ ||
+         nr == SYS_rt_sigtimedwait || nr == SYS_io_getevents || nr == SYS_semtimedop ||
+         nr == SYS_semop;
+}
+
+// Signals that stay deliverable while a thread works for us: synchronous ones (a blocked one would
+// kill the process) and SIGTRAP, our own return.
+constexpr uint64_t bit(int sig) { return uint64_t{1} << (sig - 1); }
+constexpr uint64_t kBlockedWhileRemote =
+    ~(bit(SIGTRAP) | bit(SIGSEGV) | bit(SIGBUS) | bit(SIGILL) | bit(SIGFPE) | bit(SIGSYS));
+
+void syscall_tgkill(pid_t pid, pid_t tid, int sig) { ::syscall(SYS_tgkill, pid, tid, sig); }
+
+Failure errno_failure(const char* reason) { return fail(errno, reason); }
+
+}  // namespace
+
+Result<void> seize_and_stop(pid_t tid, int timeout_ms, bool suspend_seccomp) {
+  const long options = suspend_seccomp ? PTRACE_O_SUSPEND_SECCOMP : 0;
+  if (ptrace(PTRACE_SEIZE, tid, nullptr, options) != 0) {
+    if (errno == EPERM) return fail(EPERM, "the kernel does not let us trace it");
+    return errno_failure("cannot seize the thread");
+  }
+  if (ptrace(PTRACE_INTERRUPT, tid, nullptr, nullptr) != 0) {
+    // It is ending; whoever waits for it next sees ECHILD.
+    late_stops().push_back(tid);
+    return fail(ESRCH, "the thread ended");
+  }
+  for (;;) {
+    int status = 0;
+    const pid_t got = wait_until(tid, &status, timeout_ms);
+    if (got == 0) {
+      late_stops().push_back(tid);
+      return fail(ETIMEDOUT, "a thread does not stop: it sleeps uninterruptibly in the kernel");
+    }
+    if (got < 0 || WIFEXITED(status) || WIFSIGNALED(status)) {
+      return fail(ESRCH, "the thread ended");
+    }
+    if (status >> 16 == PTRACE_EVENT_STOP) return {};
+    // A signal was on its way: let it be delivered; our interrupt is still pending behind it.
+    ptrace(PTRACE_CONT, tid, nullptr, WSTOPSIG(status));
+  }
+}
+
+void reap_late_stops() {
+  auto& tids = late_stops();
+  std::erase_if(tids, [](pid_t tid) {
+    int status = 0;
+    const pid_t got = waitpid(tid, &status, __WALL | WNOHANG);
+    if (got == 0) return false;
+    if (got == tid && WIFSTOPPED(status)) ptrace(PTRACE_DETACH, tid, nullptr, nullptr);
+    return true;
+  });
+}
+
+void release_thread(pid_t tid, user_regs_struct regs, bool dirty) {
+  const int64_t nr = static_cast<int64_t>(regs.orig_rax);
+  if (nr >= 0 && static_cast<int64_t>(regs.rax) == -EINTR && shows_interruption(nr)) {
+    regs.rax = regs.orig_rax;
+    regs.rip -= 2;
+    dirty = true;
+  }
+  if (dirty) ptrace(PTRACE_SETREGS, tid, nullptr, &regs);
+  ptrace(PTRACE_DETACH, tid, nullptr, nullptr);
+}
+
+Result<std::unique_ptr<RemoteThread>> RemoteThread::stop(pid_t pid, pid_t tid,
+                                                         bool suspend_seccomp) {
+  const Result<void> stopped = seize_and_stop(tid, kStopTimeoutMs, suspend_seccomp);
+  if (!stopped) return stopped.error();
+  std::unique_ptr<RemoteThread> thread(new RemoteThread(pid, tid));
+  if (ptrace(PTRACE_GETREGS, tid, nullptr, &thread->saved_) != 0 ||
+      ptrace(PTRACE_GETSIGMASK, tid, sizeof(uint64_t), &thread->saved_mask_) != 0) {
+    ptrace(PTRACE_DETACH, tid, nullptr, nullptr);
+    thread->gone_ = true;
+    return fail(ESRCH, "the thread ended");
+  }
+  uint64_t mask = kBlockedWhileRemote;
+  ptrace(PTRACE_SETSIGMASK, tid, sizeof mask, &mask);
+  return thread;
+}
+
+RemoteThread::~RemoteThread() {
+  if (gone_) return;
+  ptrace(PTRACE_SETSIGMASK, tid_, sizeof saved_mask_, &saved_mask_);
+  release_thread(tid_, saved_, true);
+  if (pending_stop_) syscall_tgkill(pid_, tid_, SIGSTOP);
+}
+
+Result<void> RemoteThread::run_to_trap(int request) {
+  if (ptrace(static_cast<__ptrace_request>(request), tid_, nullptr, nullptr) != 0) {
+    return errno_failure("cannot continue the thread");
+  }
+  for (;;) {
+    int status = 0;
+    const pid_t got = wait_until(tid_, &status, 5000);
+    if (got == 0) return fail(ETIMEDOUT, "the thread does not come back from a remote call");
+    if (got < 0 || !WIFSTOPPED(status)) {
+      gone_ = true;
+      return fail(ESRCH, "the thread ended");
+    }
+    const int sig = WSTOPSIG(status);
+    const int event = status >> 16;
+    if (event == 0 && sig == SIGTRAP) return {};
+    if (event == 0 && sig != SIGSTOP) return fail(EIO, "a remote call ended in a signal");
+    // SIGSTOP cannot be masked: keep it for the end. A group stop takes effect at detach anyway.
+    if (event == 0) pending_stop_ = true;
+    ptrace(static_cast<__ptrace_request>(request), tid_, nullptr, nullptr);
+  }
+}
+
+Result<int64_t> RemoteThread::syscall(uint64_t syscall_insn, int64_t nr, uint64_t a, uint64_t b,
+                                      uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+  user_regs_struct regs = saved_;
+  regs.rip = syscall_insn;
+  regs.rax = static_cast<uint64_t>(nr);
+  regs.orig_rax = ~uint64_t{0};  // no restart handling of the call that we interrupted
+  regs.rdi = a;
+  regs.rsi = b;
+  regs.rdx = c;
+  regs.r10 = d;
+  regs.r8 = e;
+  regs.r9 = f;
+  if (ptrace(PTRACE_SETREGS, tid_, nullptr, &regs) != 0) {
+    return errno_failure("cannot run a remote system call");
+  }
+  const Result<void> stopped = run_to_trap(PTRACE_SINGLESTEP);
+  if (!stopped) return stopped.error();
+  if (ptrace(PTRACE_GETREGS, tid_, nullptr, &regs) != 0) {
+    return errno_failure("cannot read the result of a remote system call");
+  }
+  return static_cast<int64_t>(regs.rax);
+}
+
+Result<void> RemoteThread::call(uint64_t fn, uint64_t arg, uint64_t stack_top) {
+  user_regs_struct regs = saved_;
+  regs.rip = fn;
+  regs.rdi = arg;
+  regs.rsp = stack_top - 8;
+  regs.rax = 0;
+  regs.orig_rax = ~uint64_t{0};
+  regs.eflags &= ~uint64_t{0x400};  // DF clear, as the ABI demands
+  if (ptrace(PTRACE_SETREGS, tid_, nullptr, &regs) != 0) {
+    return errno_failure("cannot set registers");
+  }
+  return resume();
+}
+
+Result<void> RemoteThread::resume() { return run_to_trap(PTRACE_CONT); }
+
+Result<uint64_t> find_syscall_insn(pid_t pid) {
+  const Result<std::vector<Region>> regions = read_regions(pid);
+  if (!regions) return regions.error();
+  for (const Region& region : regions.value()) {
+    if (region.path != "[vdso]") continue;
+    std::vector<uint8_t> bytes(region.end - region.start);
+    if (!read_memory(pid, region.start, bytes.data(), bytes.size())) continue;
+    for (size_t i = 0; i + 1 < bytes.size(); ++i) {
+      if (bytes[i] == 0x0f && bytes[i + 1] == 0x05) return region.start + i;
+    }
+  }
+  return fail(EOPNOTSUPP, "the process has no vDSO with a system call instruction");
+}
+
+Result<void> read_memory(pid_t pid, uint64_t addr, void* out, size_t size) {
+  const iovec local{out, size};
+  const iovec remote{reinterpret_cast<void*>(addr), size};
+  const ssize_t got = process_vm_readv(pid, &local, 1, &remote, 1, 0);
+  if (got == static_cast<ssize_t>(size)) return {};
+  if (got >= 0) return fail(EFAULT, "part of the memory is not mapped");
+  return errno_failure("cannot read the process' memory");
+}
+
+Result<void> write_memory(int mem_fd, uint64_t addr, const void* bytes, size_t size) {
+  const ssize_t put = pwrite(mem_fd, bytes, size, static_cast<off_t>(addr));
+  if (put == static_cast<ssize_t>(size)) return {};
+  if (put >= 0) return fail(EFAULT, "part of the memory is not mapped");
+  return errno_failure("cannot write the process' memory");
+}
+
+}  // namespace bpftime::target

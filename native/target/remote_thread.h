@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+// RemoteThread: one thread of a target, stopped, made to run system calls or agent functions, and
+// put back as it was. All of native/target runs on the one tracer thread: ptrace demands it.
+//
+// Invariant: the destructor restores registers and signal mask and lets the thread go, whatever
+// happened in between; an interrupted epoll_wait or sigtimedwait is restarted instead of returning
+// an EINTR that the program never asked for.
+#pragma once
+
+#include <signal.h>
+#include <sys/types.h>
+#include <sys/user.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "../base/result.h"
+
+namespace bpftime::target {
+
+constexpr int kStopTimeoutMs = 500;
+
+/// Seizes and interrupts `tid` and waits for the stop. EPERM, ESRCH, EBUSY (traced already),
+/// ETIMEDOUT (does not leave an uninterruptible sleep; it is let go as soon as it does).
+Result<void> seize_and_stop(pid_t tid, int timeout_ms, bool suspend_seccomp);
+
+/// Lets a stopped thread go after applying the EINTR fix-up to `regs` when it was in a call that
+/// would show the interruption. Writes registers only when needed or `dirty`.
+void release_thread(pid_t tid, user_regs_struct regs, bool dirty);
+
+/// Detaches threads that stopped only after their time-out. Called between operations.
+void reap_late_stops();
+
+class RemoteThread {
+ public:
+  /// Stops thread `tid` of `pid`. See seize_and_stop.
+  static Result<std::unique_ptr<RemoteThread>> stop(pid_t pid, pid_t tid, bool suspend_seccomp);
+  ~RemoteThread();
+  RemoteThread(const RemoteThread&) = delete;
+  RemoteThread& operator=(const RemoteThread&) = delete;
+
+  /// Runs one system call at `syscall_insn` (an address of 0f 05). The kernel's raw result.
+  Result<int64_t> syscall(uint64_t syscall_insn, int64_t nr, uint64_t a = 0, uint64_t b = 0,
+                          uint64_t c = 0, uint64_t d = 0, uint64_t e = 0, uint64_t f = 0);
+  /// Calls `fn(arg)` with the given stack top; returns at the next int3. `resume` continues behind
+  /// that int3 until the next one.
+  Result<void> call(uint64_t fn, uint64_t arg, uint64_t stack_top);
+  Result<void> resume();
+
+  [[nodiscard]] const user_regs_struct& saved() const { return saved_; }
+
+ private:
+  RemoteThread(pid_t pid, pid_t tid) : pid_(pid), tid_(tid) {}
+  Result<void> run_to_trap(int request);
+
+  pid_t pid_;
+  pid_t tid_;
+  user_regs_struct saved_{};
+  uint64_t saved_mask_ = 0;
+  bool gone_ = false;
+  bool pending_stop_ = false;
+};
+
+/// An address of a `syscall` instruction in the target's vDSO: always mapped, also in static
+/// programs. Fails with EOPNOTSUPP when there is none.
+Result<uint64_t> find_syscall_insn(pid_t pid);
+
+/// Copies memory of a target; partial transfers fail with EFAULT. Writing goes through
+/// /proc/<pid>/mem and ignores page protection (private pages are copied first).
+Result<void> read_memory(pid_t pid, uint64_t addr, void* out, size_t size);
+Result<void> write_memory(int mem_fd, uint64_t addr, const void* bytes, size_t size);
+
+}  // namespace bpftime::target

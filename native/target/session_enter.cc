@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: MIT
+// Session, first half: getting in, mapping things, getting out.
+#include <elf.h>
+#include <fcntl.h>
+#include <linux/membarrier.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+
+#include "remote_thread.h"
+#include "session.h"
+#include "session_parts.h"
+#include "stopped_process.h"
+
+extern "C" {
+extern const uint8_t bpftime_agent_blob[] __attribute__((visibility("hidden")));
+extern const uint8_t bpftime_agent_blob_end[] __attribute__((visibility("hidden")));
+}
+
+namespace bpftime::target {
+
+namespace {
+
+constexpr uint64_t kControlBytes = 64 << 10;
+constexpr uint32_t kLogRingBytes = 256 << 10;
+constexpr uint32_t kBpfMapTypeRingbuf = 27;
+// Where glibc and musl keep the thread id, from the thread pointer. Used only when the value found
+// there is the id of the thread that we are looking at.
+constexpr int32_t kTidOffsets[] = {0x2d0, 0x30, 0x38};
+
+uint64_t now_ns() {
+  timespec ts{};
+  clock_gettime(CLOCK_MONOTONIC, &ts);
+  return static_cast<uint64_t>(ts.tv_sec) * 1'000'000'000u + static_cast<uint64_t>(ts.tv_nsec);
+}
+
+uint64_t page_up(uint64_t bytes) { return (bytes + 4095) & ~uint64_t{4095}; }
+
+// Address of a function of the vDSO image, or 0.
+uint64_t vdso_symbol(const std::vector<uint8_t>& image, uint64_t base, const char* name) {
+  const auto at = [&](uint64_t off, size_t size) -> const uint8_t* {
+    return off <= image.size() && size <= image.size() - off ? image.data() + off : nullptr;
+  };
+  const auto* ehdr = reinterpret_cast<const Elf64_Ehdr*>(at(0, sizeof(Elf64_Ehdr)));
+  if (ehdr == nullptr) return 0;
+  for (int i = 0; i < ehdr->e_shnum; ++i) {
+    const auto* section = reinterpret_cast<const Elf64_Shdr*>(
+        at(ehdr->e_shoff + static_cast<uint64_t>(i) * sizeof(Elf64_Shdr), sizeof(Elf64_Shdr)));
+    if (section == nullptr) return 0;
+    if (section->sh_type != SHT_DYNSYM) continue;
+    const auto* strings = reinterpret_cast<const Elf64_Shdr*>(
+        at(ehdr->e_shoff + section->sh_link * sizeof(Elf64_Shdr), sizeof(Elf64_Shdr)));
+    if (strings == nullptr) return 0;
+    for (uint64_t off = 0; off + sizeof(Elf64_Sym) <= section->sh_size; off += sizeof(Elf64_Sym)) {
+      const auto* sym =
+          reinterpret_cast<const Elf64_Sym*>(at(section->sh_offset + off, sizeof(Elf64_Sym)));
+      if (sym == nullptr) return 0;
+      const size_t length = strlen(name) + 1;
+      const uint8_t* text = at(strings->sh_offset + sym->st_name, length);
+      if (text != nullptr && memcmp(text, name, length) == 0) return base + sym->st_value;
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+
+uint32_t possible_cpus() {
+  // "0-3" or "0,2-5": the last number counts.
+  FILE* file = fopen("/sys/devices/system/cpu/possible", "re");
+  unsigned long last = 0;
+  if (file != nullptr) {
+    char line[128] = {};
+    if (fgets(line, sizeof line, file) != nullptr) {
+      const char* p = line + strcspn(line, "\n");
+      while (p > line && p[-1] >= '0' && p[-1] <= '9') --p;
+      last = strtoul(p, nullptr, 10);
+    }
+    fclose(file);
+  }
+  return static_cast<uint32_t>(last) + 1;
+}
+
+void shutdown_remote(int pidfd, int remote_socket) {
+  const ScopedFd socket(static_cast<int>(syscall(SYS_pidfd_getfd, pidfd, remote_socket, 0)));
+  if (socket.valid()) shutdown(socket.get(), SHUT_RDWR);
+}
+
+namespace {
+
+Result<void> send_fds(int pidfd, int remote_socket, const int* fds, size_t count) {
+  const ScopedFd socket(static_cast<int>(syscall(SYS_pidfd_getfd, pidfd, remote_socket, 0)));
+  if (!socket.valid()) return fail(errno, "cannot reach the process' socket");
+  char byte = 0;
+  iovec iov{&byte, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * MAP_BATCH_FDS_MAX)] = {};
+  msghdr msg{};
+  msg.msg_iov = &iov;
+  msg.msg_iovlen = 1;
+  msg.msg_control = control;
+  msg.msg_controllen = CMSG_SPACE(sizeof(int) * count);
+  cmsghdr* cmsg = CMSG_FIRSTHDR(&msg);
+  cmsg->cmsg_level = SOL_SOCKET;
+  cmsg->cmsg_type = SCM_RIGHTS;
+  cmsg->cmsg_len = CMSG_LEN(sizeof(int) * count);
+  memcpy(CMSG_DATA(cmsg), fds, sizeof(int) * count);
+  if (sendmsg(socket.get(), &msg, MSG_NOSIGNAL) != 1) return fail(errno, "cannot pass descriptors");
+  return {};
+}
+
+}  // namespace
+
+Session::~Session() = default;
+
+Session::Arena::~Arena() {
+  if (stats_view != nullptr) munmap(stats_view, stats_bytes);
+}
+
+Result<std::unique_ptr<Session>> Session::enter(pid_t pid) {
+  std::unique_ptr<Session> session(new Session(pid));
+  const uint64_t started = now_ns();
+  Result<void> step = session->open_handles();
+  if (!step) return step.error();
+  step = session->install_agent();
+  if (!step) return step.error();
+  session->enter_ns_ = now_ns() - started;
+  return session;
+}
+
+Result<void> Session::open_handles() {
+  const Result<ProcStatus> status = read_status(pid_);
+  if (!status) return status.error();
+  const ProcStatus& s = status.value();
+  if (s.kernel_thread) return fail(EOPNOTSUPP, "it is a kernel thread: it has no user code");
+  if (s.zombie) return fail(ESRCH, "the process has ended and waits for its parent");
+  if (s.tracer != 0) return fail(EBUSY, "another tracer is attached to it");
+  if (s.seccomp_mode == 1) return fail(EOPNOTSUPP, "strict seccomp forbids every mapping");
+  suspend_seccomp_ = s.seccomp_mode != 0;
+  start_time_ = s.start_time;
+  pidfd_.reset(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));
+  if (!pidfd_.valid()) return fail(errno, "cannot open the process");
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%d/mem", pid_);
+  mem_.reset(open(path, O_RDWR | O_CLOEXEC));
+  if (!mem_.valid()) return fail(errno, "cannot open the process' memory");
+  const Result<uint64_t> insn = find_syscall_insn(pid_);
+  if (!insn) return insn.error();
+  syscall_insn_ = insn.value();
+  return {};
+}
+
+pid_t Session::any_thread() const {
+  // The leader may have ended while other threads live on.
+  const Result<ProcStatus> status = read_status(pid_);
+  if (status.ok() && !status.value().zombie) return pid_;
+  for (const pid_t tid : read_threads(pid_)) {
+    if (tid != pid_) return tid;
+  }
+  return pid_;
+}
+
+Result<void> Session::install_agent() {
+  const size_t blob_bytes = static_cast<size_t>(bpftime_agent_blob_end - bpftime_agent_blob);
+  memcpy(&header_, bpftime_agent_blob, sizeof header_);
+  if (header_.magic != AGENT_MAGIC || header_.version != AGENT_V1) {
+    return fail(EIO, "the agent blob does not match the daemon");
+  }
+  agent_bytes_ = header_.data_off + header_.data_bytes;
+  uint64_t fs_base = 0;
+  {
+    auto thread = RemoteThread::stop(pid_, any_thread(), suspend_seccomp_);
+    if (!thread) return thread.error();
+    RemoteThread& remote = *thread.value();
+    fs_base = remote.saved().fs_base;
+    const auto map = [&](uint64_t addr, uint64_t bytes, int prot, int flags) {
+      return remote.syscall(syscall_insn_, SYS_mmap, addr, bytes, static_cast<uint64_t>(prot),
+                            static_cast<uint64_t>(flags | MAP_PRIVATE | MAP_ANONYMOUS),
+                            ~uint64_t{0}, 0);
+    };
+    const Result<int64_t> text = map(0, agent_bytes_, PROT_READ | PROT_EXEC, 0);
+    if (!text) return text.error();
+    if (text.value() < 0) return fail(static_cast<int>(-text.value()), "the process cannot map code");
+    agent_ = static_cast<uint64_t>(text.value());
+    const Result<int64_t> data = map(agent_ + header_.data_off, header_.data_bytes,
+                                     PROT_READ | PROT_WRITE, MAP_FIXED);
+    const Result<int64_t> control = map(0, kControlBytes, PROT_READ | PROT_WRITE, 0);
+    if (!data || !control || data.value() < 0 || control.value() < 0) {
+      return fail(ENOMEM, "the process cannot map memory");
+    }
+    control_ = static_cast<uint64_t>(control.value());
+  }
+  const Result<void> wrote = put(agent_, bpftime_agent_blob, blob_bytes);
+  if (!wrote) return wrote;
+  return fill_environment(fs_base);
+}
+
+Result<void> Session::fill_environment(uint64_t fs_base) {
+  Result<std::shared_ptr<MapObject>> log =
+      create_map(MapSpec{kBpfMapTypeRingbuf, 0, 0, kLogRingBytes, 0, "log"});
+  if (!log) return log.error();
+  log_ = log.value();
+  std::vector<MapWant> wants;
+  wants.push_back(MapWant::shared(log_->storage.get(), log_->view.storage_bytes,
+                                  PROT_READ | PROT_WRITE));
+  wants.push_back(MapWant::wipe_on_fork(agent_ + header_.pid_page_off, sizeof(rt_pid_page)));
+  const Result<void> mapped = map_all(&wants);
+  if (!mapped) return mapped;
+  map_addrs_[log_->id] = wants[0].addr;
+  map_bytes_[log_->id] = log_->view.storage_bytes;
+
+  const Result<ProcStatus> status = read_status(pid_);
+  if (!status) return status.error();
+  const Result<std::vector<Region>> regions = read_regions(pid_);
+  if (!regions) return regions.error();
+  rt_env env{};
+  env.version = RT_ENV_V1;
+  env.tid_fs_offset = -1;
+  for (const int32_t off : kTidOffsets) {
+    uint32_t found = 0;
+    if (fs_base != 0 &&
+        read_memory(pid_, fs_base + static_cast<uint64_t>(off), &found, sizeof found).ok() &&
+        found == static_cast<uint32_t>(status.value().ns_pid)) {
+      env.tid_fs_offset = off;
+      break;
+    }
+  }
+  for (const Region& region : regions.value()) {
+    if (region.path != "[vdso]") continue;
+    std::vector<uint8_t> image(region.end - region.start);
+    if (!read_memory(pid_, region.start, image.data(), image.size()).ok()) continue;
+    env.clock_gettime_fn = vdso_symbol(image, region.start, "__vdso_clock_gettime");
+  }
+  env.log = log_->view;
+  env.log.base = reinterpret_cast<u8*>(wants[0].addr);
+  env.cpu_count = log_->view.cpu_count != 0 ? log_->view.cpu_count : possible_cpus();
+  env.pid = static_cast<uint32_t>(status.value().ns_pid);
+  env.pid_cached = 1;
+  struct stat ours {
+  }, theirs{};
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%d/ns/pid", pid_);
+  if (stat("/proc/self/ns/pid", &ours) == 0 && stat(path, &theirs) == 0 &&
+      ours.st_ino != theirs.st_ino) {
+    env.ns_tag = 1 + static_cast<uint32_t>(theirs.st_ino % 126);
+  }
+  agent_state state{};
+  state.version = AGENT_V1;
+  const Result<void> wrote = put(agent_ + header_.env_off, &env, sizeof env);
+  if (!wrote) return wrote;
+  return put(agent_ + header_.state_off, &state, sizeof state);
+}
+
+Result<void> Session::put(uint64_t addr, const void* bytes, size_t size) const {
+  return write_memory(mem_.get(), addr, bytes, size);
+}
+
+Result<void> Session::map_all(std::vector<MapWant>* wants) {
+  if (wants->empty()) return {};
+  auto thread = RemoteThread::stop(pid_, any_thread(), suspend_seccomp_);
+  if (!thread) return thread.error();
+  for (size_t at = 0; at < wants->size(); at += MAP_BATCH_MAX) {
+    const size_t count = std::min<size_t>(MAP_BATCH_MAX, wants->size() - at);
+    const Result<void> done = run_batch(thread.value().get(), wants->data() + at, count);
+    if (!done) return done;
+  }
+  return {};
+}
+
+Result<void> Session::run_batch(RemoteThread* thread, MapWant* wants, size_t count) {
+  map_batch batch{};
+  batch.version = AGENT_V1;
+  batch.count = static_cast<u32>(count);
+  int fds[MAP_BATCH_FDS_MAX];
+  for (size_t i = 0; i < count; ++i) {
+    map_request& request = batch.requests[i];
+    request = wants[i].request;
+    if (request.op == MAP_OP_FD) {
+      request.fd_index = batch.fd_count;
+      fds[batch.fd_count++] = wants[i].fd;
+    }
+  }
+  Result<void> step = put(control_, &batch, sizeof batch);
+  if (!step) return step;
+  step = thread->call(agent_fn(header_.map_batch), control_, control_ + kControlBytes);
+  if (!step) return step;
+  if (batch.fd_count > 0) {
+    map_batch seen{};
+    step = read_memory(pid_, control_, &seen, sizeof seen);
+    if (!step) return step;
+    if (seen.error != 0) return fail(-seen.error, "the process cannot make a socket");
+    if (seen.sockets[0] < 0 || seen.sockets[0] == seen.sockets[1]) {
+      // Only the agent's own failure before its first stop leaves this as it was.
+      return fail(EMFILE, "the process cannot make a socket (its descriptor limit is reached)");
+    }
+    // Whatever happens from here on, the agent must run to its end: it closes what it opened.
+    const Result<void> sent = send_fds(pidfd_.get(), seen.sockets[1], fds, batch.fd_count);
+    if (!sent) {
+      shutdown_remote(pidfd_.get(), seen.sockets[1]);
+      static_cast<void>(thread->resume());
+      return sent;
+    }
+    step = thread->resume();
+    if (!step) return step;
+  }
+  step = read_memory(pid_, control_, &batch, sizeof batch);
+  if (!step) return step;
+  for (size_t i = 0; i < count; ++i) {
+    const int64_t result = batch.requests[i].result;
+    if (result > 0) wants[i].addr = static_cast<uint64_t>(result);
+  }
+  if (batch.error != 0) return fail(-batch.error, "the process cannot map memory");
+  return {};
+}
+
+Result<void> Session::check_alive() const {
+  const Result<ProcStatus> status = read_status(pid_);
+  if (!status || status.value().zombie) return fail(ESRCH, "the process is gone");
+  if (status.value().start_time != start_time_) return fail(ESTALE, "the pid is another process now");
+  agent_header seen{};
+  const Result<void> read = read_memory(pid_, agent_, &seen, sizeof seen);
+  if (!read || memcmp(&seen, &header_, sizeof seen) != 0) {
+    return fail(ESTALE, "the process runs another program now");
+  }
+  return {};
+}
+
+Result<void> Session::leave() {
+  if (!sites_.empty()) return fail(EBUSY, "hooks are still attached");
+  const Result<void> alive = check_alive();
+  if (!alive) return {};  // its memory went with it
+  std::vector<std::pair<uint64_t, uint64_t>> ranges{{agent_, agent_ + agent_bytes_},
+                                                    {control_, control_ + kControlBytes}};
+  for (const auto& arena : arenas_) {
+    ranges.emplace_back(arena->base, arena->base + arena->bytes + arena->stats_bytes);
+  }
+  for (const auto& [id, image] : images_) ranges.emplace_back(image.base, image.base + image.bytes);
+  {
+    auto stopped = StoppedProcess::stop(pid_);
+    if (!stopped) return stopped.error();
+    if (stopped.value()->anyone_inside(ranges) || any_live_return()) {
+      return fail(EBUSY, "a thread is still inside probed code");
+    }
+  }
+  // Nobody is inside and no code leads there any more, so nobody ever will be.
+  for (const auto& [id, addr] : map_addrs_) {
+    const auto it = map_bytes_.find(id);
+    if (it != map_bytes_.end()) ranges.emplace_back(addr, addr + it->second);
+  }
+  if (shadows_ != 0) {
+    ranges.emplace_back(shadows_, shadows_ + sizeof(shadow_stack) * SHADOW_THREADS);
+  }
+  auto thread = RemoteThread::stop(pid_, any_thread(), suspend_seccomp_);
+  if (!thread) return thread.error();
+  for (const auto& [start, end] : ranges) {
+    const Result<int64_t> unmapped =
+        thread.value()->syscall(syscall_insn_, SYS_munmap, start, page_up(end - start));
+    if (!unmapped) return unmapped.error();
+  }
+  return {};
+}
+
+bool Session::any_live_return() const {
+  if (shadows_ == 0) return false;
+  // Only the first lines of each stack tell; most were never touched.
+  for (uint32_t i = 0; i < SHADOW_THREADS; ++i) {
+    const uint64_t at = shadows_ + i * sizeof(shadow_stack);
+    shadow_stack head{};
+    if (!read_memory(pid_, at, &head, offsetof(shadow_stack, entries)).ok()) continue;
+    if (head.thread_key == 0 || head.depth == 0) continue;
+    const size_t bytes = std::min<uint64_t>(head.depth, SHADOW_DEPTH) * sizeof(shadow_entry);
+    if (!read_memory(pid_, at + offsetof(shadow_stack, entries), head.entries, bytes).ok()) continue;
+    for (size_t e = 0; e < bytes / sizeof(shadow_entry); ++e) {
+      uint64_t now = 0;
+      if (head.entries[e].slot != ~uint64_t{0} &&
+          read_memory(pid_, head.entries[e].slot, &now, sizeof now).ok() &&
+          now == head.entries[e].return_point) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+}  // namespace bpftime::target

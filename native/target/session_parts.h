@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+// Internal to native/target: what the halves of Session share.
+#pragma once
+
+#include <sys/mman.h>
+
+#include "session.h"
+
+namespace bpftime::target {
+
+struct Session::MapWant {
+  map_request request{};
+  int fd = -1;
+  uint64_t addr = 0;  // out
+
+  static MapWant shared(int fd, uint64_t bytes, int prot, uint64_t at = 0) {
+    MapWant want;
+    want.fd = fd;
+    want.request.op = MAP_OP_FD;
+    want.request.bytes = bytes;
+    want.request.prot = static_cast<u32>(prot);
+    want.request.addr = at;
+    want.request.flags = MAP_SHARED | (at != 0 ? MAP_FIXED : 0);
+    return want;
+  }
+  static MapWant anon(uint64_t bytes, int prot, int flags, uint64_t at = 0) {
+    MapWant want;
+    want.request.op = MAP_OP_ANON;
+    want.request.bytes = bytes;
+    want.request.prot = static_cast<u32>(prot);
+    want.request.addr = at;
+    want.request.flags = static_cast<u32>(MAP_PRIVATE | MAP_ANONYMOUS | flags);
+    return want;
+  }
+  static MapWant wipe_on_fork(uint64_t addr, uint64_t bytes) {
+    MapWant want;
+    want.request.op = MAP_OP_WIPE_ON_FORK;
+    want.request.addr = addr;
+    want.request.bytes = bytes;
+    return want;
+  }
+};
+
+/// Highest CPU number the kernel may ever show, plus one.
+uint32_t possible_cpus();
+
+/// Wakes a remote reader of a socket pair with end-of-file.
+void shutdown_remote(int pidfd, int remote_socket);
+
+}  // namespace bpftime::target
