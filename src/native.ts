@@ -46,8 +46,10 @@ export interface NodeClass {
   createClass?: string;
   /** dir: class of directories created by mkdir; absent: EPERM. */
   mkdirClass?: string;
-  /** payload, line: largest accepted size in bytes (EFBIG beyond). */
+  /** payload, line: largest accepted size in bytes (EFBIG beyond). stream, log: bytes retained. */
   maxBytes?: number;
+  /** snapshot, generated, line: content of nodes that have none of their own. */
+  content?: string;
 }
 
 /** What native asks of TypeScript; answered once with `reply`. */

@@ -1,0 +1,64 @@
+// `bpftimefs mount`: serves until umount or a signal; `--daemon` puts it behind.
+import { type ChildProcess, spawn } from 'node:child_process';
+import { resolve } from 'node:path';
+import { ControlFs, type RowsFactory } from '../fs/control-fs.js';
+import { startStatus } from '../fs/status.js';
+
+/** Options of the command. */
+export interface MountCommand {
+  mountpoint: string;
+  allowOther: boolean;
+}
+
+const invitation = (mountpoint: string) => `bpftimefs is mounted on ${mountpoint}
+
+  cat ${mountpoint}/README              what is here
+  ls ${mountpoint}/procs                the processes that you may trace
+  cat ${mountpoint}/procs/self/README   what can be done to one
+  cat ${mountpoint}/last_error          why the last thing failed
+  tail -f ${mountpoint}/log             who changed what
+
+umount ${mountpoint} or Ctrl-C ends it.
+`;
+
+/** Mounts in this process and resolves when the mount has ended. */
+export async function serve(
+  command: MountCommand,
+  factories: readonly RowsFactory[],
+): Promise<void> {
+  const mountpoint = resolve(command.mountpoint);
+  const fs = new ControlFs(factories);
+  fs.start({ mountpoint, allowOther: command.allowOther });
+  const stopStatus = startStatus(fs);
+  process.stdout.write(invitation(mountpoint));
+  process.send?.('mounted');
+  if (process.connected) process.disconnect();
+  await new Promise<void>((ended) => {
+    fs.onEnd(ended);
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
+      process.on(signal, () => ended());
+    // A bug outside of any request: say it where it can be found, and go on serving.
+    process.on('uncaughtException', (error) => {
+      fs.append('/log', `bug: ${error.stack ?? error.message}\n`);
+      process.stderr.write(`bpftimefs: bug: ${error.stack ?? error.message}\n`);
+    });
+  });
+  stopStatus();
+  await fs.stop();
+}
+
+/** Starts the same command in the background; resolves when it is mounted. */
+export async function serveBehind(argv: readonly string[]): Promise<number> {
+  const args = argv.filter((arg) => arg !== '--daemon' && arg !== '-d');
+  const child: ChildProcess = spawn(process.execPath, [process.argv[1] ?? '', ...args], {
+    detached: true,
+    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+  });
+  const code = await new Promise<number>((settle) => {
+    child.once('message', () => settle(0));
+    child.once('exit', (exitCode) => settle(exitCode ?? 1));
+  });
+  if (child.connected) child.disconnect();
+  child.unref();
+  return code;
+}

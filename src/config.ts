@@ -1,0 +1,37 @@
+// Every limit and default of the daemon: one place, each with its unit and its reason.
+
+/** Where the file system appears unless the user says otherwise. */
+export const DEFAULT_MOUNTPOINT = '/bpftime';
+
+/**
+ * Milliseconds after which a control request fails with ETIMEDOUT. Long enough to verify and compile
+ * the largest accepted object on a busy machine; short enough that a shell is never lost.
+ */
+export const REQUEST_DEADLINE_MS = 10_000;
+
+/** Bytes of an eBPF object or another payload. The largest known tools' objects are below 4 MiB. */
+export const PAYLOAD_MAX_BYTES = 16 * 1024 * 1024;
+
+/** Bytes of one write to a text file: a whole policy fits, a mistaken `cp` of a disk does not. */
+export const TEXT_WRITE_MAX_BYTES = 1024 * 1024;
+
+/** Bytes of one line of a text file (E2BIG beyond). */
+export const LINE_MAX_BYTES = 4096;
+
+/** Bytes retained by an `events` stream for readers that fall behind. */
+export const STREAM_RETAINED_BYTES = 1024 * 1024;
+
+/** Bytes of the global `log`; the older half goes when it is full. */
+export const LOG_RETAINED_BYTES = 1024 * 1024;
+
+/** Bytes of a process's `log`. There are many of them. */
+export const PROCESS_LOG_RETAINED_BYTES = 128 * 1024;
+
+/** Entries of an `error_log`: as many as fit on two screens. */
+export const ERROR_LOG_ENTRIES = 64;
+
+/** Processes whose error history is remembered; the least recently used goes first. */
+export const ERROR_HISTORY_PROCESSES = 256;
+
+/** Milliseconds between refreshes of `status`, which is served without JavaScript. */
+export const STATUS_REFRESH_MS = 1000;

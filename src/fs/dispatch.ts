@@ -1,0 +1,118 @@
+// From a request of the kernel to a handler of a row, and from what the handler threw to an errno:
+// the one catch block. Nothing a handler does can bring the daemon down.
+import { errnoNumber, FsError, fail, refusalOf } from '../errors.js';
+import { type FuseRequest, native } from '../native.js';
+import type { ControlFs } from './control-fs.js';
+import { splitLines } from './line.js';
+import type { Context, Row } from './node.js';
+import { paramsOf } from './tree.js';
+
+/** Operations that change something: they are audited and settle `last_error`. */
+const CHANGES: readonly string[] = ['line', 'commit', 'unlink', 'rename', 'mkdir', 'rmdir'];
+
+/** The name that users' tools probe by themselves; its absence is no error worth keeping. */
+const isProbe = (path: string) => path.slice(path.lastIndexOf('/') + 1).startsWith('.');
+
+/** Answers the requests of one mount. */
+export class Dispatcher {
+  readonly #fs: ControlFs;
+  readonly #running = new Map<number, AbortController>();
+
+  constructor(fs: ControlFs) {
+    this.#fs = fs;
+  }
+
+  /** Starts to answer one request; never throws. */
+  handle(request: FuseRequest): void {
+    if (request.op === 'cancel') {
+      this.#running.get(request.id)?.abort(new FsError('ECANCELED', `${request.path}: given up`));
+      return;
+    }
+    void this.#answer(request);
+  }
+
+  async #answer(request: FuseRequest): Promise<void> {
+    const mount = this.#fs.mount;
+    const controller = new AbortController();
+    this.#running.set(request.id, controller);
+    try {
+      const data = await this.#run(request, controller.signal);
+      if (CHANGES.includes(request.op)) this.#fs.errors.recordSuccess(request);
+      native.fuseReply(mount, {
+        id: request.id,
+        errno: 0,
+        ...(data === undefined ? {} : { data }),
+      });
+    } catch (error) {
+      const refusal = refusalOf(error, request.path) ?? this.#reportBug(request, error);
+      if (request.op !== 'lookup' || !isProbe(request.path)) {
+        this.#fs.errors.recordFailure(request, refusal);
+      }
+      native.fuseReply(mount, { id: request.id, errno: errnoNumber(refusal.errno) });
+    } finally {
+      this.#running.delete(request.id);
+    }
+  }
+
+  #reportBug(request: FuseRequest, error: unknown): FsError {
+    const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    this.#fs.append('/log', `bug in ${request.op} ${request.path}:\n${stack}\n`);
+    const message = error instanceof Error ? error.message : String(error);
+    return new FsError('EIO', `${request.path}: ${message} (a bug: the stack is in log)`, {
+      cause: error,
+    });
+  }
+
+  async #run(request: FuseRequest, signal: AbortSignal): Promise<Buffer | undefined> {
+    const { tree } = this.#fs;
+    const row = request.op === 'lookup' ? tree.lookupRowOf(request.cls) : tree.rowOf(request.cls);
+    if (row === undefined) throw new Error(`${request.cls}: no row answers ${request.op}`);
+    const context: Context = {
+      path: request.path,
+      params: paramsOf(row.pattern, request.path),
+      caller: { uid: request.uid, gid: request.gid, pid: request.pid },
+      signal,
+    };
+    return await runHandler(row, request, context);
+  }
+}
+
+async function runHandler(
+  row: Row,
+  request: FuseRequest,
+  context: Context,
+): Promise<Buffer | undefined> {
+  const handlers = row.handlers ?? {};
+  switch (request.op) {
+    case 'lookup':
+      await handlers.lookup?.(context);
+      return undefined;
+    case 'read':
+      return Buffer.from((await handlers.read?.(context)) ?? row.content ?? '');
+    case 'line': {
+      if (!handlers.line) break;
+      const lines = splitLines(request.data ?? Buffer.alloc(0));
+      await handlers.line(context, lines, request.truncate ?? false);
+      return undefined;
+    }
+    case 'commit':
+      if (!handlers.commit) break;
+      await handlers.commit(context, request.data ?? Buffer.alloc(0));
+      return undefined;
+    case 'rename':
+      if (!handlers.rename) break;
+      await handlers.rename(context, request.to ?? '');
+      return undefined;
+    case 'unlink':
+    case 'mkdir':
+    case 'rmdir': {
+      const run = handlers[request.op];
+      if (!run) break;
+      await run(context);
+      return undefined;
+    }
+    case 'cancel':
+      return undefined;
+  }
+  fail('EPERM', `${request.path}: ${request.op} is not possible here (see README)`);
+}
