@@ -21,7 +21,7 @@ struct Server::Operation {
   void (Server::*run)(const Request&);
 };
 
-// Absent opcodes answer ENOSYS. For xattrs, fallocate, copy_file_range, statx and link that is on
+// Absent opcodes answer ENOSYS. For xattrs, fallocate, copy_file_range and statx that is on
 // purpose: the kernel then stops asking, and tools fall back to plain reads and writes.
 const Server::Operation Server::kOperations[] = {
     {FUSE_LOOKUP, 1, &Server::op_lookup},
@@ -29,6 +29,9 @@ const Server::Operation Server::kOperations[] = {
     {FUSE_GETATTR, sizeof(fuse_getattr_in), &Server::op_getattr},
     {FUSE_SETATTR, sizeof(fuse_setattr_in), &Server::op_setattr},
     {FUSE_READLINK, 0, &Server::op_readlink},
+    {FUSE_SYMLINK, 0, &Server::op_not_permitted},
+    {FUSE_MKNOD, 0, &Server::op_not_permitted},
+    {FUSE_LINK, 0, &Server::op_not_permitted},
     {FUSE_MKDIR, sizeof(fuse_mkdir_in), &Server::op_mkdir},
     {FUSE_UNLINK, 1, &Server::op_unlink},
     {FUSE_RMDIR, 1, &Server::op_rmdir},
@@ -235,6 +238,8 @@ void Server::op_statfs(const Request& request) {
 }
 
 void Server::op_ok(const Request& request) { send(request.unique(), 0); }
+
+void Server::op_not_permitted(const Request& request) { send(request.unique(), EPERM); }
 
 void Server::op_silent(const Request& request) { send(request.unique(), 0); }
 

@@ -115,6 +115,7 @@ class Server {
   void op_interrupt(const Request& request);
   void op_statfs(const Request& request);
   void op_ok(const Request& request);
+  void op_not_permitted(const Request& request);
   void op_silent(const Request& request);
 
   // server_questions.cc: what JavaScript is asked
