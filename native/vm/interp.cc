@@ -19,20 +19,21 @@ using namespace isa;
   V(Sub) V(Mul) V(Div) V(Sdiv) V(Or) V(And) V(Lsh) V(Rsh) V(Mod) V(Smod) V(Xor) V(Mov) V(Arsh)
 #define BPFTIME_JMP_LIST(V) \
   V(Jeq) V(Jgt) V(Jge) V(Jset) V(Jne) V(Jsgt) V(Jsge) V(Jlt) V(Jle) V(Jslt) V(Jsle)
-#define BPFTIME_OTHER_LIST(V)                                                                      \
-  V(Neg64)                                                                                         \
-  V(Neg32)                                                                                         \
-  V(Movsx8)                                                                                        \
-  V(Movsx16) V(Movsx32) V(Movsx8w) V(Movsx16w) V(Zext16) V(Zext32) V(Nop) V(Swap16) V(Swap32)      \
-      V(Swap64) V(Goto) V(CallHelper) V(CallLocal) V(Exit) V(LdxB) V(LdxH) V(LdxW) V(LdxDw)        \
-          V(LdsxB) V(LdsxH) V(LdsxW) V(StB) V(StH) V(StW) V(StDw) V(StxB) V(StxH) V(StxW) V(StxDw) \
+#define BPFTIME_OTHER_LIST(V)                                                                \
+  V(Neg64)                                                                                   \
+  V(Neg32)                                                                                   \
+  V(Movsx8)                                                                                  \
+  V(Movsx16)                                                                                 \
+  V(Movsx32) V(Movsx8w) V(Movsx16w) V(Zext16) V(Zext32) V(Nop) V(Swap16) V(Swap32) V(Swap64) \
+      V(Goto) V(CallHelper) V(CallLocal) V(Exit) V(LdxB) V(LdxH) V(LdxW) V(LdxDw) V(LdsxB)   \
+          V(LdsxH) V(LdsxW) V(StB) V(StH) V(StW) V(StDw) V(StxB) V(StxH) V(StxW) V(StxDw)    \
               V(Atomic64) V(Atomic32) V(LoadAcq) V(StoreRel)
 
 enum Code : uint8_t {
-#define V(name) k##name##64K, k##name##64X, k##name##32K, k##name##32X,
+#define V(name) kDo##name##64K, kDo##name##64X, kDo##name##32K, kDo##name##32X,
   BPFTIME_ALU_LIST(V) BPFTIME_JMP_LIST(V)
 #undef V
-#define V(name) k##name,
+#define V(name) kDo##name,
       BPFTIME_OTHER_LIST(V)
 #undef V
 };
@@ -44,98 +45,99 @@ uint8_t variant(const Insn& insn, bool is_wide) {
 uint8_t alu_code(const Insn& insn) {
   const bool wide = insn.cls() == kAlu64;
   const bool is_signed = insn.off == 1;
-  uint8_t base = kNop;
+  uint8_t base = kDoNop;
   switch (insn.op()) {
     case kAdd:
-      base = kAdd64K;
+      base = kDoAdd64K;
       break;
     case kSub:
-      base = kSub64K;
+      base = kDoSub64K;
       break;
     case kMul:
-      base = kMul64K;
+      base = kDoMul64K;
       break;
     case kDiv:
-      base = is_signed ? kSdiv64K : kDiv64K;
+      base = is_signed ? kDoSdiv64K : kDoDiv64K;
       break;
     case kOr:
-      base = kOr64K;
+      base = kDoOr64K;
       break;
     case kAnd:
-      base = kAnd64K;
+      base = kDoAnd64K;
       break;
     case kLsh:
-      base = kLsh64K;
+      base = kDoLsh64K;
       break;
     case kRsh:
-      base = kRsh64K;
+      base = kDoRsh64K;
       break;
     case kMod:
-      base = is_signed ? kSmod64K : kMod64K;
+      base = is_signed ? kDoSmod64K : kDoMod64K;
       break;
     case kXor:
-      base = kXor64K;
+      base = kDoXor64K;
       break;
     case kArsh:
-      base = kArsh64K;
+      base = kDoArsh64K;
       break;
     case kNeg:
-      return wide ? kNeg64 : kNeg32;
+      return wide ? kDoNeg64 : kDoNeg32;
     case kMov:
-      if (insn.off == 8) return wide ? kMovsx8 : kMovsx8w;
-      if (insn.off == 16) return wide ? kMovsx16 : kMovsx16w;
-      if (insn.off == 32) return kMovsx32;
-      base = kMov64K;
+      if (insn.off == 8) return wide ? kDoMovsx8 : kDoMovsx8w;
+      if (insn.off == 16) return wide ? kDoMovsx16 : kDoMovsx16w;
+      if (insn.off == 32) return kDoMovsx32;
+      base = kDoMov64K;
       break;
     case kEnd:
-      if (insn.opcode == kOpLe) return insn.imm == 16 ? kZext16 : insn.imm == 32 ? kZext32 : kNop;
-      return insn.imm == 16 ? kSwap16 : insn.imm == 32 ? kSwap32 : kSwap64;
+      if (insn.opcode == kOpLe)
+        return insn.imm == 16 ? kDoZext16 : insn.imm == 32 ? kDoZext32 : kDoNop;
+      return insn.imm == 16 ? kDoSwap16 : insn.imm == 32 ? kDoSwap32 : kDoSwap64;
     default:
-      return kNop;
+      return kDoNop;
   }
   return static_cast<uint8_t>(base + variant(insn, wide));
 }
 
 uint8_t jump_code(const Insn& insn) {
-  uint8_t base = kGoto;
+  uint8_t base = kDoGoto;
   switch (insn.op()) {
     case kJeq:
-      base = kJeq64K;
+      base = kDoJeq64K;
       break;
     case kJgt:
-      base = kJgt64K;
+      base = kDoJgt64K;
       break;
     case kJge:
-      base = kJge64K;
+      base = kDoJge64K;
       break;
     case kJset:
-      base = kJset64K;
+      base = kDoJset64K;
       break;
     case kJne:
-      base = kJne64K;
+      base = kDoJne64K;
       break;
     case kJsgt:
-      base = kJsgt64K;
+      base = kDoJsgt64K;
       break;
     case kJsge:
-      base = kJsge64K;
+      base = kDoJsge64K;
       break;
     case kJlt:
-      base = kJlt64K;
+      base = kDoJlt64K;
       break;
     case kJle:
-      base = kJle64K;
+      base = kDoJle64K;
       break;
     case kJslt:
-      base = kJslt64K;
+      base = kDoJslt64K;
       break;
     case kJsle:
-      base = kJsle64K;
+      base = kDoJsle64K;
       break;
     case kExit:
-      return kExit;
+      return kDoExit;
     default:
-      return kGoto;
+      return kDoGoto;
   }
   return static_cast<uint8_t>(base + variant(insn, insn.cls() == kJmp));
 }
@@ -143,13 +145,13 @@ uint8_t jump_code(const Insn& insn) {
 uint8_t memory_code(const Insn& insn) {
   const int size = insn.size() == kB ? 0 : insn.size() == kH ? 1 : insn.size() == kW ? 2 : 3;
   if (insn.is_atomic()) {
-    if (insn.imm == kAtomicLoadAcq) return kLoadAcq;
-    if (insn.imm == kAtomicStoreRel) return kStoreRel;
-    return insn.size() == kDw ? kAtomic64 : kAtomic32;
+    if (insn.imm == kAtomicLoadAcq) return kDoLoadAcq;
+    if (insn.imm == kAtomicStoreRel) return kDoStoreRel;
+    return insn.size() == kDw ? kDoAtomic64 : kDoAtomic32;
   }
-  const uint8_t base = insn.cls() == kLdx  ? (insn.mode() == kModeMemsx ? kLdsxB : kLdxB)
-                       : insn.cls() == kSt ? kStB
-                                           : kStxB;
+  const uint8_t base = insn.cls() == kLdx  ? (insn.mode() == kModeMemsx ? kDoLdsxB : kDoLdxB)
+                       : insn.cls() == kSt ? kDoStB
+                                           : kDoStxB;
   return static_cast<uint8_t>(base + size);
 }
 
@@ -454,11 +456,11 @@ class Linker {
 
   Result<void> link(std::vector<Op>* ops, std::vector<uint32_t>* callbacks) {
     callbacks_ = callbacks;
-    ops->assign(flow_.insns.size(), Op{kNop, 0, 0, 0, 0, 0});
+    ops->assign(flow_.insns.size(), Op{kDoNop, 0, 0, 0, 0, 0});
     for (uint32_t i = 0; i < flow_.insns.size(); i = flow_.next(i)) {
       const Insn& insn = flow_.insns[i];
       Op& op = (*ops)[i];
-      op = Op{kNop,     insn.dst, insn.src,
+      op = Op{kDoNop,   insn.dst, insn.src,
               insn.off, 0,        static_cast<uint64_t>(static_cast<int64_t>(insn.imm))};
       const Result<void> done = link_one(i, insn, &op);
       if (!done.ok()) return done;
@@ -480,14 +482,14 @@ class Linker {
     } else {
       op->code = memory_code(insn);
       op->target = static_cast<uint32_t>(insn.imm);
-      if (op->code == kLoadAcq || op->code == kStoreRel) op->imm = insn.size_bytes();
+      if (op->code == kDoLoadAcq || op->code == kDoStoreRel) op->imm = insn.size_bytes();
     }
     return {};
   }
 
   Result<void> link_call(uint32_t slot, Op* op) {
     const CallTarget target = flow_.call_target(slot);
-    op->code = target.is_helper ? kCallHelper : kCallLocal;
+    op->code = target.is_helper ? kDoCallHelper : kDoCallLocal;
     op->target = target.value;
     if (!target.is_helper) return {};
     op->imm = resolver_(GotSlot{GotKind::kHelper, target.value, 0});
@@ -497,7 +499,7 @@ class Linker {
   Result<void> link_lddw(uint32_t slot, const Insn& insn, Op* op) {
     const Insn& second = flow_.insns[slot + 1];
     const auto index = static_cast<uint32_t>(insn.imm);
-    op->code = kMov64K;
+    op->code = kDoMov64K;
     switch (insn.src) {
       case kPseudoFunc:
         return link_callback(slot + 1 + index, op);
