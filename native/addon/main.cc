@@ -6,6 +6,7 @@
 
 static Napi::Object init(Napi::Env env, Napi::Object exports) {
   bpftime::addon::init_fuse(env, exports);
+  bpftime::addon::init_bpf(env, exports);
   return exports;
 }
 

@@ -5,6 +5,7 @@
 // Must not know of processes, hooks or files: those hold shared_ptrs to what they use.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -17,6 +18,8 @@
 
 namespace bpftime {
 
+struct BtfObject;
+
 /// One eBPF map. `view.base` is the daemon's own mapping of the storage memfd.
 struct MapObject {
   uint32_t id = 0;
@@ -24,19 +27,44 @@ struct MapObject {
   vm_map view{};
   ScopedFd storage;  // memfd, sealed against resizing; targets get it read-write
   uint32_t btf_key_type = 0, btf_value_type = 0;  // type ids in the object's BTF; 0 = none
+  std::shared_ptr<BtfObject> btf;                 // what the two refer to; may be null
+  std::atomic<bool> frozen = false;               // bpf(2) may not change it any more
   ~MapObject();
+};
+
+/// Type information as it was loaded.
+struct BtfObject {
+  uint32_t id = 0;
+  std::vector<uint8_t> data;
+  ScopedFd fd;  // memfd with the same bytes
+  ~BtfObject();
 };
 
 /// One loaded program: validated, compiled, immutable.
 struct ProgObject {
   uint32_t id = 0;
   std::string name;
-  uint32_t type = 0;  // BPF_PROG_TYPE_*
+  uint32_t type = 0;            // BPF_PROG_TYPE_*
   std::vector<uint64_t> insns;  // final bytecode, raw 8-byte slots, map fds replaced by map ids
   ProgramImage image;
   ScopedFd text;  // memfd holding image.text, opened read-only: mapped R-X in targets
-  std::vector<std::shared_ptr<MapObject>> maps;  // all maps that image.got names
+  std::vector<std::shared_ptr<MapObject>> maps;  // all maps that image.got names, then bound ones
+  std::string section;                           // SEC(), when libbpf loaded it for us
+  std::shared_ptr<BtfObject> btf;                // what the two below refer to; may be null
+  std::vector<uint8_t> func_info, line_info;     // struct bpf_func_info[], struct bpf_line_info[]
+  ~ProgObject();
 };
+
+struct MapSpec {
+  uint32_t type = 0, key_size = 0, value_size = 0, max_entries = 0, flags = 0;
+  const char* name = "";
+  uint32_t btf_key_type = 0, btf_value_type = 0;
+  std::shared_ptr<BtfObject> btf = nullptr;
+};
+
+/// Creates a map that no bpf(2) descriptor refers to (the attach engine's log ring). It lives as
+/// long as the pointer. EINVAL, E2BIG, ENOMEM.
+Result<std::shared_ptr<MapObject>> create_map(const MapSpec& spec);
 
 std::shared_ptr<MapObject> find_map(uint32_t id);
 std::shared_ptr<ProgObject> find_prog(uint32_t id);

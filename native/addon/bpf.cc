@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: MIT
+// native/bpf for JavaScript: NativeBpf of src/native.ts. Converts and forwards.
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../bpf/loader.h"
+#include "../bpf/registry.h"
+#include "../bpf/test_run.h"
+#include "../vm/rt/map.h"
+#include "parts.h"
+
+namespace bpftime::addon {
+
+namespace {
+
+constexpr uint32_t kDumpEntriesMax = 1u << 20;
+
+// Objects that JavaScript has loaded and not yet unloaded; JavaScript thread only.
+std::map<uint32_t, LoadedObject>& objects() {
+  static auto* table = new std::map<uint32_t, LoadedObject>;
+  return *table;
+}
+
+Napi::Value throw_failure(Napi::Env env, const Failure& failure) {
+  make_error(env, failure).ThrowAsJavaScriptException();
+  return env.Undefined();
+}
+
+void set_number(Napi::Object& object, const char* name, double value) {
+  object.Set(name, Napi::Number::New(object.Env(), value));
+}
+
+Napi::Object map_to_js(Napi::Env env, const MapObject& map) {
+  Napi::Object info = Napi::Object::New(env);
+  set_number(info, "id", map.id);
+  info.Set("name", Napi::String::New(env, map.name));
+  set_number(info, "type", map.view.type);
+  set_number(info, "keySize", map.view.key_size);
+  set_number(info, "valueSize", map.view.value_size);
+  set_number(info, "maxEntries", map.view.max_entries);
+  set_number(info, "flags", map.view.map_flags);
+  set_number(info, "cpuCount", map.view.cpu_count);
+  set_number(info, "btfKeyType", map.btf_key_type);
+  set_number(info, "btfValueType", map.btf_value_type);
+  set_number(info, "storageBytes", static_cast<double>(map.view.storage_bytes));
+  return info;
+}
+
+Napi::Object prog_to_js(Napi::Env env, const ProgObject& prog) {
+  Napi::Object info = Napi::Object::New(env);
+  set_number(info, "id", prog.id);
+  info.Set("name", Napi::String::New(env, prog.name));
+  info.Set("section", Napi::String::New(env, prog.section));
+  set_number(info, "type", prog.type);
+  set_number(info, "insnCount", static_cast<double>(prog.insns.size()));
+  set_number(info, "jitBytes", static_cast<double>(prog.image.text.size()));
+  return info;
+}
+
+Napi::Value object_to_js(Napi::Env env, LoadedObject loaded) {
+  static uint32_t last_id = 0;
+  const uint32_t id = ++last_id;
+  Napi::Object info = Napi::Object::New(env);
+  set_number(info, "id", id);
+  Napi::Array maps = Napi::Array::New(env, loaded.maps.size());
+  for (uint32_t i = 0; i < loaded.maps.size(); i++) maps.Set(i, map_to_js(env, *loaded.maps[i]));
+  info.Set("maps", maps);
+  Napi::Array programs = Napi::Array::New(env, loaded.programs.size());
+  for (uint32_t i = 0; i < loaded.programs.size(); i++) {
+    programs.Set(i, prog_to_js(env, *loaded.programs[i]));
+  }
+  info.Set("programs", programs);
+  info.Set("btf", Napi::Buffer<uint8_t>::Copy(env, loaded.btf.data(), loaded.btf.size()));
+  objects().emplace(id, std::move(loaded));
+  return info;
+}
+
+class LoadWorker : public Napi::AsyncWorker {
+ public:
+  LoadWorker(Napi::Env env, std::string name, std::vector<uint8_t> bytes)
+      : Napi::AsyncWorker(env, "bpfLoad"),
+        deferred_(Napi::Promise::Deferred::New(env)),
+        name_(std::move(name)),
+        bytes_(std::move(bytes)) {}
+
+  [[nodiscard]] Napi::Promise promise() const { return deferred_.Promise(); }
+
+ protected:
+  void Execute() override { result_ = load_object(name_, bytes_, log_); }
+  void OnOK() override {
+    const Napi::HandleScope scope(Env());
+    if (result_) {
+      deferred_.Resolve(object_to_js(Env(), std::move(*result_)));
+    } else {
+      const char* log = log_.empty() ? nullptr : log_.c_str();
+      deferred_.Reject(make_error(Env(), result_.error(), log).Value());
+    }
+  }
+
+ private:
+  Napi::Promise::Deferred deferred_;
+  std::string name_;
+  std::vector<uint8_t> bytes_;
+  std::string log_;
+  Result<LoadedObject> result_ = fail(EIO, "not loaded yet");
+};
+
+// Arguments are checked once, here: a wrong type is a bug of our own TypeScript.
+struct Args {
+  const Napi::CallbackInfo& info;
+  [[nodiscard]] uint32_t number(size_t index) const {
+    return info[index].IsNumber() ? info[index].As<Napi::Number>().Uint32Value() : 0;
+  }
+  [[nodiscard]] std::span<const uint8_t> bytes(size_t index) const {
+    if (!info[index].IsBuffer()) return {};
+    const auto buffer = info[index].As<Napi::Buffer<uint8_t>>();
+    return {buffer.Data(), buffer.Length()};
+  }
+};
+
+Napi::Value get(const Napi::Object& object, const char* name) {
+  return object.Get(name).UnwrapOr(object.Env().Undefined());
+}
+
+Napi::Value bpf_load(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Napi::Value request = info[0];
+  if (!request.IsObject()) return throw_failure(env, fail(EINVAL, "bpfLoad wants a record"));
+  const Napi::Value name = get(request.As<Napi::Object>(), "name");
+  const Napi::Value bytes = get(request.As<Napi::Object>(), "bytes");
+  if (!name.IsString() || !bytes.IsBuffer()) {
+    return throw_failure(env, fail(EINVAL, "bpfLoad wants {name, bytes}"));
+  }
+  const auto buffer = bytes.As<Napi::Buffer<uint8_t>>();
+  auto* worker = new LoadWorker(env, name.As<Napi::String>().Utf8Value(),
+                                {buffer.Data(), buffer.Data() + buffer.Length()});
+  Napi::Promise promise = worker->promise();
+  worker->Queue();
+  return promise;
+}
+
+Napi::Value bpf_unload(const Napi::CallbackInfo& info) {
+  objects().erase(Args{info}.number(0));
+  return info.Env().Undefined();
+}
+
+// The map named by the first argument, or a pending exception.
+std::shared_ptr<MapObject> map_argument(const Napi::CallbackInfo& info) {
+  std::shared_ptr<MapObject> map = find_map(Args{info}.number(0));
+  if (map == nullptr) throw_failure(info.Env(), fail(ENOENT, "no such map"));
+  return map;
+}
+
+bool check_size(const Napi::CallbackInfo& info, size_t argument, uint64_t want,
+                const char* reason) {
+  if (Args{info}.bytes(argument).size() == want) return true;
+  throw_failure(info.Env(), fail(EINVAL, reason));
+  return false;
+}
+
+Napi::Value bpf_map_info(const Napi::CallbackInfo& info) {
+  const auto map = map_argument(info);
+  return map == nullptr ? info.Env().Undefined() : map_to_js(info.Env(), *map);
+}
+
+Napi::Value bpf_map_lookup(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto map = map_argument(info);
+  if (map == nullptr) return env.Undefined();
+  if (!check_size(info, 1, map->view.key_size, "key of a wrong size")) return env.Undefined();
+  std::vector<uint8_t> value(rt_map_value_bytes(&map->view));
+  const long ret = rt_map_read(&map->view, Args{info}.bytes(1).data(), value.data());
+  if (ret == -ENOENT) return env.Undefined();
+  if (ret != 0) {
+    return throw_failure(env, fail(static_cast<int>(-ret), "map cannot be looked up"));
+  }
+  return Napi::Buffer<uint8_t>::Copy(env, value.data(), value.size());
+}
+
+Napi::Value bpf_map_update(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto map = map_argument(info);
+  if (map == nullptr) return env.Undefined();
+  const uint64_t value_bytes = rt_map_value_bytes(&map->view);
+  if (!check_size(info, 1, map->view.key_size, "key of a wrong size") ||
+      !check_size(info, 2, value_bytes, "value of a wrong size")) {
+    return env.Undefined();
+  }
+  if (map->frozen) return throw_failure(env, fail(EPERM, "map is read-only"));
+  const Args args{info};
+  const long ret =
+      rt_map_write(&map->view, args.bytes(1).data(), args.bytes(2).data(), args.number(3));
+  if (ret != 0) throw_failure(env, fail(static_cast<int>(-ret), "map refuses the entry"));
+  return env.Undefined();
+}
+
+Napi::Value bpf_map_delete(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto map = map_argument(info);
+  if (map == nullptr) return env.Undefined();
+  if (!check_size(info, 1, map->view.key_size, "key of a wrong size")) return env.Undefined();
+  const long ret = rt_map_delete(&map->view, Args{info}.bytes(1).data());
+  if (ret != 0) throw_failure(env, fail(static_cast<int>(-ret), "entry cannot be deleted"));
+  return env.Undefined();
+}
+
+Napi::Value bpf_map_dump(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto map = map_argument(info);
+  if (map == nullptr) return env.Undefined();
+  const vm_map& view = map->view;
+  const uint32_t limit = std::min(Args{info}.number(1), kDumpEntriesMax);
+  const size_t entry_bytes = view.key_size + rt_map_value_bytes(&view);
+  std::vector<uint8_t> entries;
+  std::vector<uint8_t> entry(entry_bytes);
+  uint32_t count = 0;
+  uint64_t cursor = 0;
+  while (count < limit &&
+         rt_map_iterate(&view, &cursor, entry.data(), entry.data() + view.key_size) == 0) {
+    entries.insert(entries.end(), entry.begin(), entry.end());
+    count++;
+  }
+  Napi::Object dump = Napi::Object::New(env);
+  set_number(dump, "count", count);
+  dump.Set("entries", Napi::Buffer<uint8_t>::Copy(env, entries.data(), entries.size()));
+  return dump;
+}
+
+Napi::Value bpf_test_run(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!info[0].IsObject()) return throw_failure(env, fail(EINVAL, "bpfTestRun wants a record"));
+  const auto request = info[0].As<Napi::Object>();
+  const Napi::Value id = get(request, "progId");
+  const Napi::Value ctx = get(request, "ctx");
+  const Napi::Value engine = get(request, "engine");
+  if (!id.IsNumber() || !ctx.IsBuffer() || !engine.IsString()) {
+    return throw_failure(env, fail(EINVAL, "bpfTestRun wants {progId, ctx, engine}"));
+  }
+  const auto prog = find_prog(id.As<Napi::Number>().Uint32Value());
+  if (prog == nullptr) return throw_failure(env, fail(ENOENT, "no such program"));
+  const auto buffer = ctx.As<Napi::Buffer<uint8_t>>();
+  TestRun run;
+  run.ctx = {buffer.Data(), buffer.Length()};
+  const bool interpret = engine.As<Napi::String>().Utf8Value() == "interpreter";
+  run.engine = interpret ? Engine::kInterpreter : Engine::kJit;
+  Result<TestResult> result = test_run(*prog, run);
+  if (!result) return throw_failure(env, result.error());
+  return Napi::BigInt::New(env, result->retval);
+}
+
+}  // namespace
+
+void init_bpf(Napi::Env env, Napi::Object exports) {
+  exports.Set("bpfLoad", Napi::Function::New(env, bpf_load));
+  exports.Set("bpfUnload", Napi::Function::New(env, bpf_unload));
+  exports.Set("bpfMapInfo", Napi::Function::New(env, bpf_map_info));
+  exports.Set("bpfMapLookup", Napi::Function::New(env, bpf_map_lookup));
+  exports.Set("bpfMapUpdate", Napi::Function::New(env, bpf_map_update));
+  exports.Set("bpfMapDelete", Napi::Function::New(env, bpf_map_delete));
+  exports.Set("bpfMapDump", Napi::Function::New(env, bpf_map_dump));
+  exports.Set("bpfTestRun", Napi::Function::New(env, bpf_test_run));
+}
+
+}  // namespace bpftime::addon

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: MIT
+// Creating maps, programs and BTF objects.
+#include "objects.h"
+
+#include <bpf/libbpf.h>
+#include <fcntl.h>
+#include <linux/bpf.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "../vm/rt/helpers.h"
+#include "../vm/rt/map.h"
+#include "../vm/vm.h"
+#include "registry_table.h"
+
+namespace bpftime {
+
+namespace {
+
+constexpr size_t kBtfBytesMax = 16u << 20;  // as the kernel's BTF_MAX_SIZE
+constexpr unsigned kMfdExec = 0x10;         // MFD_EXEC, Linux 6.3
+
+Result<ScopedFd> make_memfd(const char* name, bool executable) {
+  const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+  int fd = executable ? memfd_create(name, flags | kMfdExec) : -1;
+  if (fd < 0) fd = memfd_create(name, flags);
+  if (fd < 0) return fail(errno, "memfd_create failed");
+  return ScopedFd(fd);
+}
+
+bool write_all(int fd, const void* data, size_t size) {
+  const auto* bytes = static_cast<const uint8_t*>(data);
+  while (size != 0) {
+    const ssize_t done = write(fd, bytes, size);
+    if (done <= 0) return false;
+    bytes += done;
+    size -= static_cast<size_t>(done);
+  }
+  return true;
+}
+
+// A memfd that can never change again, as a read-only descriptor.
+Result<ScopedFd> make_constant_memfd(const char* name, const void* data, size_t size,
+                                     bool executable) {
+  Result<ScopedFd> made = make_memfd(name, executable);
+  if (!made) return made.error();
+  const int fd = made->get();
+  if (!write_all(fd, data, size)) return fail(ENOMEM, "no memory for the object's bytes");
+  fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+  char path[40];
+  std::snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+  ScopedFd readable(open(path, O_RDONLY | O_CLOEXEC));
+  if (!readable.valid()) return fail(errno, "memfd cannot be opened read-only");
+  return readable;
+}
+
+const HelperSet& known_helpers() {
+  static const HelperSet set = [] {
+    HelperSet helpers;
+#define ADD_HELPER(id, name, fn) helpers.set(id);
+    RT_HELPERS(ADD_HELPER)
+#undef ADD_HELPER
+    return helpers;
+  }();
+  return set;
+}
+
+constexpr uint8_t kOpLddw = BPF_LD | BPF_IMM | BPF_DW;
+
+uint8_t opcode_of(uint64_t slot) { return static_cast<uint8_t>(slot); }
+uint8_t src_of(uint64_t slot) { return (slot >> 12) & 0xf; }
+int32_t imm_of(uint64_t slot) { return static_cast<int32_t>(slot >> 32); }
+uint64_t with_map(uint64_t slot, uint8_t src, uint32_t imm) {
+  return (slot & 0x00000000ffff0fffull) | static_cast<uint64_t>(src) << 12 |
+         static_cast<uint64_t>(imm) << 32;
+}
+
+struct Refusal {
+  int errnum = 0;
+  size_t insn = 0;
+  const char* reason = nullptr;
+};
+
+// Replaces the descriptor in one lddw by the map's id.
+Refusal translate_map(ProgObject& prog, size_t at, std::span<const int32_t> fd_array) {
+  uint64_t& slot = prog.insns[at];
+  const uint8_t src = src_of(slot);
+  int fd = imm_of(slot);
+  if (src == BPF_PSEUDO_MAP_IDX || src == BPF_PSEUDO_MAP_IDX_VALUE) {
+    if (fd < 0 || static_cast<size_t>(fd) >= fd_array.size()) {
+      return {EINVAL, at, "map index outside fd_array"};
+    }
+    fd = fd_array[static_cast<size_t>(fd)];
+  }
+  const std::shared_ptr<MapObject> map = map_of_fd(fd);
+  if (map == nullptr) return {EBADF, at, "descriptor is not a map"};
+  const bool is_value = src == BPF_PSEUDO_MAP_VALUE || src == BPF_PSEUDO_MAP_IDX_VALUE;
+  if (is_value && map->view.type != BPF_MAP_TYPE_ARRAY) {
+    return {EINVAL, at, "direct value access needs an array map"};
+  }
+  if (is_value) {
+    const auto offset = static_cast<uint32_t>(imm_of(prog.insns[at + 1]));
+    if (offset >= map->view.value_size) return {EINVAL, at, "offset beyond the map's value"};
+  }
+  slot = with_map(slot, is_value ? BPF_PSEUDO_MAP_VALUE : BPF_PSEUDO_MAP_FD, map->id);
+  for (const auto& known : prog.maps) {
+    if (known == map) return {};
+  }
+  prog.maps.push_back(map);
+  return {};
+}
+
+Refusal translate(ProgObject& prog, std::span<const int32_t> fd_array) {
+  for (size_t i = 0; i < prog.insns.size(); i++) {
+    if (opcode_of(prog.insns[i]) != kOpLddw) continue;
+    if (i + 1 == prog.insns.size()) return {EINVAL, i, "lddw without its second half"};
+    switch (src_of(prog.insns[i])) {
+      case 0:
+      case BPF_PSEUDO_FUNC:
+        break;
+      case BPF_PSEUDO_MAP_FD:
+      case BPF_PSEUDO_MAP_VALUE:
+      case BPF_PSEUDO_MAP_IDX:
+      case BPF_PSEUDO_MAP_IDX_VALUE: {
+        const Refusal refusal = translate_map(prog, i, fd_array);
+        if (refusal.errnum != 0) return refusal;
+        break;
+      }
+      case BPF_PSEUDO_BTF_ID:
+        return {EINVAL, i, "kernel variables (__ksym) do not exist in a process"};
+      default:
+        return {EINVAL, i, "unknown kind of 64-bit immediate"};
+    }
+    i++;
+  }
+  return {};
+}
+
+MapGeometry geometry_of(void* user, uint32_t map_id) {
+  for (const auto& map : static_cast<ProgObject*>(user)->maps) {
+    if (map->id != map_id) continue;
+    MapGeometry geometry;
+    geometry.type = map->view.type;
+    geometry.max_entries = map->view.max_entries;
+    geometry.value_stride = map->view.value_stride;
+    geometry.elem_stride = map->view.elem_stride;
+    geometry.cpu_count = map->view.cpu_count;
+    geometry.data_off = map->view.data_off;
+    return geometry;
+  }
+  return {};
+}
+
+void add_line(std::string& log, size_t insn, const char* reason) {
+  char prefix[40];
+  std::snprintf(prefix, sizeof(prefix), "insn %zu: ", insn);
+  log += prefix;
+  log += reason;
+  log += '\n';
+}
+
+}  // namespace
+
+int dup_for_user(int fd) {
+  const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  return copy >= 0 ? copy : -errno;
+}
+
+uint32_t possible_cpu_count() {
+  static const uint32_t count = [] {
+    const int cpus = libbpf_num_possible_cpus();
+    return cpus > 0 ? static_cast<uint32_t>(cpus) : 1u;
+  }();
+  return count;
+}
+
+Result<std::shared_ptr<MapObject>> create_map(const MapSpec& spec) {
+  auto map = std::make_shared<MapObject>();
+  vm_map& view = map->view;
+  view.type = spec.type;
+  view.key_size = spec.key_size;
+  view.value_size = spec.value_size;
+  view.max_entries = spec.max_entries;
+  view.map_flags = spec.flags & ~uint32_t{BPF_F_NUMA_NODE};
+  view.cpu_count = possible_cpu_count();
+  const int refused = rt_map_layout(&view);
+  if (refused != 0) return fail(-refused, "no such map type, size or flag");
+  Result<ScopedFd> storage = make_memfd("bpftime_map", false);
+  if (!storage) return storage.error();
+  if (ftruncate(storage->get(), static_cast<off_t>(view.storage_bytes)) != 0) {
+    return fail(ENOMEM, "no memory for the map");
+  }
+  fcntl(storage->get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+  void* base = mmap(nullptr, view.storage_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                    storage->get(), 0);
+  if (base == MAP_FAILED) return fail(ENOMEM, "no address space for the map");
+  view.base = static_cast<u8*>(base);
+  map->storage = std::move(*storage);
+  map->name = spec.name;
+  map->btf = spec.btf;
+  map->btf_key_type = spec.btf_key_type;
+  map->btf_value_type = spec.btf_value_type;
+  map->id = view.id = reserve_id(ObjectKind::kMap);
+  rt_map_init(&view);
+  register_object({ObjectKind::kMap, map->id}, map->storage.get(), map);
+  return map;
+}
+
+Result<std::shared_ptr<ProgObject>> create_prog(const ProgSpec& spec, std::string& log) {
+  if (spec.insns.empty() || spec.insns.size() > kInsnCountMax) {
+    return fail(E2BIG, "no instructions, or too many");
+  }
+  auto prog = std::make_shared<ProgObject>();
+  prog->name = spec.name;
+  prog->type = spec.type;
+  prog->insns.assign(spec.insns.begin(), spec.insns.end());
+  const Refusal refusal = translate(*prog, spec.fd_array);
+  if (refusal.errnum != 0) {
+    add_line(log, refusal.insn, refusal.reason);
+    return fail(refusal.errnum, refusal.reason);
+  }
+  ValidateOptions validate_options;
+  validate_options.helpers = &known_helpers();
+  validate_options.prog_type = spec.type;
+  const Verdict verdict = validate(prog->insns, validate_options);
+  if (!verdict) {
+    add_line(log, verdict.insn_index, verdict.reason);
+    return fail(EINVAL, verdict.reason);
+  }
+  CompileOptions compile_options;
+  compile_options.helpers = &known_helpers();
+  compile_options.geometry = geometry_of;
+  compile_options.user = prog.get();
+  Result<ProgramImage> image = compile(prog->insns, compile_options);
+  if (!image) {
+    log += image.error().reason;
+    log += '\n';
+    return image.error();
+  }
+  prog->image = std::move(*image);
+  Result<ScopedFd> text =
+      make_constant_memfd("bpftime_text", prog->image.text.data(), prog->image.text.size(), true);
+  if (!text) return text.error();
+  prog->text = std::move(*text);
+  prog->btf = spec.btf;
+  prog->func_info = spec.func_info;
+  prog->line_info = spec.line_info;
+  prog->id = reserve_id(ObjectKind::kProg);
+  register_object({ObjectKind::kProg, prog->id}, prog->text.get(), prog);
+  return prog;
+}
+
+Result<std::shared_ptr<BtfObject>> create_btf(std::span<const uint8_t> data) {
+  struct {
+    uint16_t magic;
+    uint8_t version, flags;
+    uint32_t hdr_len, type_off, type_len, str_off, str_len;
+  } header;
+  if (data.size() < sizeof(header)) return fail(EINVAL, "BTF is shorter than its header");
+  if (data.size() > kBtfBytesMax) return fail(E2BIG, "BTF is over 16 MiB");
+  std::memcpy(&header, data.data(), sizeof(header));
+  if (header.magic != 0xeb9f || header.version != 1) return fail(EINVAL, "not BTF version 1");
+  const uint64_t body = data.size() - std::min<uint64_t>(header.hdr_len, data.size());
+  const uint64_t types_end = uint64_t{header.type_off} + header.type_len;
+  const uint64_t strings_end = uint64_t{header.str_off} + header.str_len;
+  if (header.hdr_len < sizeof(header) || types_end > body || strings_end > body) {
+    return fail(EINVAL, "BTF sections lie outside of it");
+  }
+  auto btf = std::make_shared<BtfObject>();
+  btf->data.assign(data.begin(), data.end());
+  Result<ScopedFd> fd = make_constant_memfd("bpftime_btf", data.data(), data.size(), false);
+  if (!fd) return fd.error();
+  btf->fd = std::move(*fd);
+  btf->id = reserve_id(ObjectKind::kBtf);
+  register_object({ObjectKind::kBtf, btf->id}, btf->fd.get(), btf);
+  return btf;
+}
+
+}  // namespace bpftime

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: MIT
+// Running a loaded program once in this process: BPF_PROG_TEST_RUN and tests.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "registry.h"
+
+namespace bpftime {
+
+enum class Engine : uint8_t { kJit, kInterpreter };
+
+struct TestRun {
+  std::span<const uint8_t> ctx;  // copied to the front of a zeroed probe_frame
+  uint32_t repeat = 1;
+  Engine engine = Engine::kJit;
+};
+
+struct TestResult {
+  uint64_t retval = 0;
+  uint32_t duration_ns = 0;  // mean of all runs
+  std::vector<uint8_t> ctx;  // as the program left it
+};
+
+/// E2BIG: context over a page; ENOENT: the image names a helper or map that is not here; ENOMEM.
+Result<TestResult> test_run(const ProgObject& prog, const TestRun& run);
+
+}  // namespace bpftime

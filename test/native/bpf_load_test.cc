@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: MIT
+// Objects from clang through libbpf and our bpf(2): argv[1] is the directory with *.bpf.o.
+#include <bpf/bpf.h>
+#include <fcntl.h>
+#include <linux/bpf.h>
+#include <linux/ptrace.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <string>
+
+#include "abi/frame.h"
+#include "bpf/elf_check.h"
+#include "bpf/loader.h"
+#include "bpf/syscall.h"
+#include "bpf/test_run.h"
+#include "tap.h"
+#include "vm/rt/helpers.h"
+#include "vm/rt/map.h"
+#include "vm/rt/ring.h"
+
+using namespace bpftime;
+using tap::equal;
+using tap::ok;
+
+static std::vector<uint8_t> read_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+}
+
+static std::shared_ptr<ProgObject> prog_named(const LoadedObject& object, const char* name) {
+  for (const auto& prog : object.programs) {
+    if (prog->name == name) return prog;
+  }
+  return nullptr;
+}
+static std::shared_ptr<MapObject> map_named(const LoadedObject& object, const std::string& name) {
+  for (const auto& map : object.maps) {
+    if (map->name == name) return map;
+  }
+  return nullptr;
+}
+
+static int run(const LoadedObject& object, const char* name, u64 a = 0, u64 b = 0, u64 c = 0) {
+  const auto prog = prog_named(object, name);
+  if (prog == nullptr) return -9999;
+  probe_regs regs{};
+  regs.di = a;
+  regs.si = b;
+  regs.dx = c;
+  regs.ax = a;
+  TestRun how;
+  how.ctx = {reinterpret_cast<const uint8_t*>(&regs), sizeof(regs)};
+  int results[2];
+  for (const Engine engine : {Engine::kInterpreter, Engine::kJit}) {
+    how.engine = engine;
+    Result<TestResult> result = test_run(*prog, how);
+    if (!result) {
+      std::printf("# %s: %s\n", name, result.error().reason);
+      return -9998;
+    }
+    results[static_cast<int>(engine)] = static_cast<int>(result->retval);
+  }
+  // Programs with side effects run twice; the JIT ran last.
+  return results[static_cast<int>(Engine::kJit)];
+}
+
+static int keep(void* arg, const void* data, u32 len) {
+  static_cast<std::string*>(arg)->assign(static_cast<const char*>(data), len);
+  return 0;
+}
+
+static void test_maps(const std::string& dir) {
+  std::string log;
+  Result<LoadedObject> loaded = load_object("maps", read_file(dir + "/maps.bpf.o"), log);
+  if (!ok(loaded.ok(), "maps.bpf.o loads")) {
+    std::printf("# %s\n# %s\n", loaded.error().reason, log.c_str());
+    return;
+  }
+  const LoadedObject& object = *loaded;
+  equal(object.programs.size(), 6, "six programs");
+  ok(log.empty(), "without a warning");
+  std::printf("# %s\n", log.c_str());
+  ok(prog_named(object, "custom")->type == BPF_PROG_TYPE_KPROBE, "unknown sections are probes");
+  ok(prog_named(object, "custom")->section == "syscall/openat/enter", "and keep their name");
+  ok(!object.btf.empty(), "BTF is handed out");
+  equal(run(object, "count", 5, 10), 20, "hash: inserted, then added");
+  const auto counts = map_named(object, "counts");
+  u32 key = 5;
+  u64 value = 0;
+  equal(rt_map_read(&counts->view, &key, &value), 0, "the daemon sees the entry");
+  equal(value, 20, "with its value");
+  ok(counts->btf_key_type != 0 && counts->btf_value_type != 0, "map types are known");
+  equal(run(object, "arrays", 2), 14, "array: stepped twice by a constant in .rodata");
+  equal(run(object, "arrays", 9), -1, "array: out of range");
+  equal(run(object, "globals"), 114, "globals in .data");
+  ok(map_named(object, "maps.bss") != nullptr || map_named(object, ".bss") != nullptr, ".bss");
+  for (const auto& map : object.maps) {
+    std::printf("# map %s type %u frozen %d\n", map->name.c_str(), map->view.type,
+                map->frozen ? 1 : 0);
+  }
+  equal(run(object, "emit", reinterpret_cast<u64>("/etc/hostname-and-more")), 1, "emit");
+  const auto events = map_named(object, "events");
+  rt_ring_cursor cursor{};
+  std::string record;
+  equal(rt_ring_consume(&events->view, 0, &cursor, 10, keep, &record), 2, "two ring records");
+  ok(record.size() == 40 && record.substr(16, 15) == "/etc/hostname-a", "with the string read");
+  equal(run(object, "custom"), 42, "custom section");
+}
+
+static void test_lifetime(const std::string& dir) {
+  uint32_t prog_id = 0, map_id = 0;
+  std::shared_ptr<ProgObject> kept;
+  {
+    std::string log;
+    Result<LoadedObject> loaded = load_object("maps", read_file(dir + "/maps.bpf.o"), log);
+    if (!ok(loaded.ok(), "loads again")) return;
+    kept = prog_named(*loaded, "count");
+    prog_id = kept->id;
+    map_id = map_named(*loaded, "counts")->id;
+  }
+  ok(find_prog(prog_id) != nullptr && find_map(map_id) != nullptr, "a program keeps its maps");
+  kept.reset();
+  ok(find_prog(prog_id) == nullptr && find_map(map_id) == nullptr, "and nothing is left after it");
+}
+
+static void test_other_objects(const std::string& dir) {
+  std::string log;
+  Result<LoadedObject> kprobe = load_object("kprobe", read_file(dir + "/kprobe.bpf.o"), log);
+  if (ok(kprobe.ok(), "kprobe.bpf.o loads")) {
+    equal(run(*kprobe, "three", 1, 2, 3), 123, "BPF_KPROBE arguments");
+    equal(run(*kprobe, "second", 1, 8), 8, "second program of the section");
+    equal(run(*kprobe, "result", 41), 42, "BPF_KRETPROBE");
+  } else {
+    std::printf("# %s\n", log.c_str());
+  }
+  log.clear();
+  Result<LoadedObject> broken = load_object("broken", read_file(dir + "/broken.bpf.o"), log);
+  ok(!broken.ok() && broken.error().errnum == ENOEXEC, "an unknown helper is refused");
+  ok(log.find("insn 1: ") != std::string::npos, "the log names the instruction");
+  std::printf("# %s\n", broken.ok() ? "" : broken.error().reason);
+}
+
+static void expect_reason(std::vector<uint8_t> file, const char* part) {
+  const Result<void> result = check_bpf_object(file);
+  const bool found = !result.ok() && std::strstr(result.error().reason, part) != nullptr;
+  if (!ok(found, part)) std::printf("# got: %s\n", result.ok() ? "ok" : result.error().reason);
+}
+
+static void test_refusals(const std::string& dir, const char* self) {
+  const auto good = read_file(dir + "/maps.bpf.o");
+  expect_reason({}, "empty file");
+  expect_reason({'#', '!', '/', 'b'}, "not an ELF file");
+  expect_reason(read_file(self), "x86-64 object, want eBPF");
+  auto file = good;
+  file.resize(40);
+  expect_reason(file, "truncated ELF file");
+  file = good;
+  file.resize(good.size() / 2);
+  expect_reason(file, "truncated object");
+  file = good;
+  file[5] = 2;
+  expect_reason(file, "big-endian");
+  file = good;
+  file[4] = 1;
+  expect_reason(file, "32-bit");
+  file = good;
+  file[18] = 183;
+  expect_reason(file, "arm64");
+}
+
+// Bytes flipped anywhere: refused or loaded, never a crash. The seed is fixed.
+static void test_mutations(const std::string& dir, int rounds) {
+  const auto good = read_file(dir + "/maps.bpf.o");
+  std::mt19937 random(11);
+  int loaded = 0;
+  for (int i = 0; i < rounds; i++) {
+    auto file = good;
+    const int flips = 1 + random() % 4;
+    for (int k = 0; k < flips; k++) {
+      const size_t at = random() % 5 == 0 ? random() % 64 : random() % file.size();
+      file[at] = static_cast<uint8_t>(random());
+    }
+    if (random() % 20 == 0) file.resize(random() % file.size());
+    std::string log;
+    if (load_object("m", file, log).ok()) loaded++;
+  }
+  ok(true, "mutated objects are survived");
+  std::printf("# %d of %d still load\n", loaded, rounds);
+}
+
+int main(int argc, char** argv) {
+  if (argc < 2) return 2;
+  const std::string dir = argv[1];
+  ok(libbpf_is_ours(), "libbpf's bpf(2) is ours");
+  test_maps(dir);
+  test_lifetime(dir);
+  test_other_objects(dir);
+  test_refusals(dir, argv[0]);
+  test_mutations(dir, argc > 2 ? std::atoi(argv[2]) : 300);
+  return tap::done();
+}
