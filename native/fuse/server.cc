@@ -93,7 +93,8 @@ Result<std::shared_ptr<Server>> Server::start(ServerOptions options, RequestSink
 Server::~Server() { stop(); }
 
 void Server::stop() {
-  if (!stopping_.exchange(true)) {
+  // A server that never mounted must not unmount what another one has there.
+  if (!stopping_.exchange(true) && fd_.valid()) {
     (void)unmount_fuse(options_.mountpoint);
     wake_keeper();
   }

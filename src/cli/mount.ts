@@ -1,6 +1,8 @@
 // `bpftimefs mount`: serves until umount or a signal; `--daemon` puts it behind.
 import { type ChildProcess, spawn } from 'node:child_process';
-import { resolve } from 'node:path';
+import { closeSync, fstatSync, mkdtempSync, openSync, readSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
 import { ControlFs, type RowsFactory } from '../fs/control-fs.js';
 import { startStatus } from '../fs/status.js';
 
@@ -50,9 +52,13 @@ export async function serve(
 /** Starts the same command in the background; resolves when it is mounted. */
 export async function serveBehind(argv: readonly string[]): Promise<number> {
   const args = argv.filter((arg) => arg !== '--daemon' && arg !== '-d');
+  // The daemon must not hold the terminal: what it says before it is mounted goes through a file.
+  const dir = mkdtempSync(join(tmpdir(), 'bpftimefs-'));
+  const messages = openSync(join(dir, 'stderr'), 'w+');
+  rmSync(dir, { recursive: true });
   const child: ChildProcess = spawn(process.execPath, [process.argv[1] ?? '', ...args], {
     detached: true,
-    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    stdio: ['ignore', 'ignore', messages, 'ipc'],
   });
   const code = await new Promise<number>((settle) => {
     child.once('message', () => settle(0));
@@ -60,5 +66,11 @@ export async function serveBehind(argv: readonly string[]): Promise<number> {
   });
   if (child.connected) child.disconnect();
   child.unref();
+  if (code !== 0) {
+    const text = Buffer.alloc(fstatSync(messages).size);
+    readSync(messages, text, 0, text.length, 0);
+    process.stderr.write(text);
+  }
+  closeSync(messages);
   return code;
 }
