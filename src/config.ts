@@ -35,3 +35,22 @@ export const ERROR_HISTORY_PROCESSES = 256;
 
 /** Milliseconds between refreshes of `status`, which is served without JavaScript. */
 export const STATUS_REFRESH_MS = 1000;
+
+/** Where separate debug files are looked up, by build-id. */
+export const DEBUG_ROOT = '/usr/lib/debug';
+
+/** Symbol tables kept in memory. A table of node is 10 MB, one of libc 0.3 MB. */
+export const SYMBOL_TABLES_MAX = 64;
+
+/** Milliseconds between attempts to take the agent out: the first pause, and the longest. */
+export const LEAVE_RETRY_MS = 20;
+export const LEAVE_RETRY_MAX_MS = 2000;
+
+/** Milliseconds between looks for entered processes that ended. */
+export const SWEEP_MS = 1000;
+
+/** Entries that `entries` of a map shows at most; the rest is counted. */
+export const MAP_ENTRIES_SHOWN_MAX = 100_000;
+
+/** Bytes of one function that `disasm/` shows at most. */
+export const DISASM_MAX_BYTES = 64 * 1024;

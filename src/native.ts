@@ -158,7 +158,105 @@ export interface NativeBpf {
   bpfTestRun(request: { progId: number; ctx: Buffer; engine: 'jit' | 'interpreter' }): bigint;
 }
 
-export interface Native extends NativeFuse, NativeBpf {}
+// --- target --------------------------------------------------------------------------------------
+
+/** One program at one site; `progId` 0 is the agent's own hook that restores return addresses. */
+export interface HookWish {
+  hookId: number;
+  progId: number;
+  onReturn: boolean;
+  enabled: boolean;
+  /** bpf_get_attach_cookie. */
+  cookie: bigint;
+}
+
+/** The wanted state of one site; no hooks: it goes away. */
+export interface SiteWish {
+  addr: bigint;
+  functionAddr: bigint;
+  /** Bytes. */
+  functionSize: number;
+  hooks: HookWish[];
+}
+
+export interface SiteInfo {
+  /** What was asked for. */
+  addr: bigint;
+  /** Where the jump is: behind a leading endbr64. */
+  site: bigint;
+  copy: bigint;
+  body: bigint;
+  bodyBytes: number;
+  oldBytes: Buffer;
+  newBytes: Buffer;
+  copyBytes: Buffer;
+  form: 'jmp';
+}
+
+export interface HookCounters {
+  hookId: number;
+  hits: bigint;
+  missed: bigint;
+  samples: bigint;
+  /** TSC ticks over all samples. */
+  sampledTicks: bigint;
+}
+
+export interface NativeTarget {
+  /**
+   * Enters a process: maps the agent. Rejects with ESRCH, EPERM, EBUSY (traced), EOPNOTSUPP.
+   * `enterNs`: wall time of it all; the target had one thread stopped for less than that.
+   */
+  targetEnter(pid: number): Promise<{ session: number; enterNs: number; logMapId: number }>;
+  /**
+   * Brings sites to the wanted state in one stop, all or nothing. A rejection may carry `site`,
+   * the address that caused it.
+   */
+  targetApply(
+    session: number,
+    sites: SiteWish[],
+  ): Promise<{ pauseNs: number; threadCount: number }>;
+  /** Takes everything of ours out. Rejects with EBUSY while a thread is inside: ask again. */
+  targetLeave(session: number): Promise<void>;
+  /** Drops a session whose process is gone. */
+  targetForget(session: number): Promise<void>;
+  /** Rejects with ESRCH or ESTALE when the process is no longer the one that was entered. */
+  targetCheck(session: number): Promise<void>;
+  targetCounters(session: number): Promise<HookCounters[]>;
+  targetSites(session: number): Promise<SiteInfo[]>;
+  /** TSC ticks per nanosecond, measured since the addon was loaded. */
+  targetTicksPerNs(): number;
+  /** @throws EFAULT, ESRCH, EPERM */
+  targetReadMemory(pid: number, addr: bigint, size: number): Buffer;
+}
+
+// --- symbols -------------------------------------------------------------------------------------
+
+/** Flat arrays, one element per symbol, sorted by address. */
+export interface ElfSymbols {
+  /** Address as linked. */
+  addrs: BigUint64Array;
+  /** Bytes. */
+  sizes: Uint32Array;
+  /** Offset of the NUL-terminated name in `names`. */
+  nameOffsets: Uint32Array;
+  /** 0 function, 1 ifunc, 2 object; +8 when local. */
+  kinds: Uint8Array;
+  names: Buffer;
+  segments: { vaddr: bigint; fileOff: bigint; fileSize: bigint; exec: boolean }[];
+  /** Lower-case hex, empty when the file has none. */
+  buildId: string;
+  /** PT_INTERP; empty for static programs. */
+  interpreter: string;
+  positionIndependent: boolean;
+}
+
+export interface NativeSymbols {
+  /** Reads a module's file and its separate debug file, on a worker thread. */
+  symbolsRead(path: string, debugRoot: string): Promise<ElfSymbols>;
+}
+
+export interface Native extends NativeFuse, NativeBpf, NativeTarget, NativeSymbols {}
 
 const addonPath = fileURLToPath(new URL('../../build/bpftimefs.node', import.meta.url));
 const module = { exports: {} as Native };

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 // native/target for JavaScript: every call is a job of the tracer thread and answers a promise.
+#include <time.h>
+
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -236,9 +238,34 @@ Napi::Value target_read(const Napi::CallbackInfo& info) {
   return buffer;
 }
 
+// A reading of both clocks; the rate is the quotient of two readings far enough apart.
+struct ClockPair {
+  uint64_t ticks = 0;
+  uint64_t ns = 0;
+  static ClockPair now() {
+    timespec ts{};
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ClockPair{__builtin_ia32_rdtsc(), static_cast<uint64_t>(ts.tv_sec) * 1'000'000'000u +
+                                                 static_cast<uint64_t>(ts.tv_nsec)};
+  }
+};
+
+const ClockPair& loaded_at() {
+  static const ClockPair pair = ClockPair::now();
+  return pair;
+}
+
+Napi::Value target_ticks_per_ns(const Napi::CallbackInfo& info) {
+  const ClockPair now = ClockPair::now();
+  const double ns = static_cast<double>(now.ns - loaded_at().ns);
+  return Napi::Number::New(info.Env(), static_cast<double>(now.ticks - loaded_at().ticks) / ns);
+}
+
 }  // namespace
 
 void init_target(Napi::Env env, Napi::Object exports) {
+  loaded_at();
+  exports.Set("targetTicksPerNs", Napi::Function::New<target_ticks_per_ns>(env));
   exports.Set("targetEnter", Napi::Function::New<target_enter>(env));
   exports.Set("targetApply", Napi::Function::New<target_apply>(env));
   exports.Set("targetLeave", Napi::Function::New<target_leave>(env));

@@ -135,6 +135,7 @@ class Session {
   Result<void> map_all(std::vector<MapWant>* wants);
   Result<void> run_batch(RemoteThread* thread, MapWant* wants, size_t count);
   Result<Arena*> arena_near(uint64_t start, uint64_t end, uint64_t bytes);
+  Result<void> map_arena(Arena* arena, uint64_t start, uint64_t end);
   Result<void> ensure_program(uint32_t prog_id);
   Result<void> ensure_shadows();
   Result<void> write_got(const Image& image);

@@ -27,6 +27,7 @@ static_assert(HOOKS_PER_ARENA * sizeof(hook_stats) == 1u << kStatsCpuShift,
 constexpr uint64_t kFunctionBytesMax = 4 << 20;
 constexpr uint64_t kTextScanBytesMax = uint64_t{256} << 20;
 constexpr uint8_t kTrapByte = 0xcc;
+constexpr int kHoleAttempts = 4;
 
 uint64_t align_up(uint64_t value, uint64_t to) { return (value + to - 1) & ~(to - 1); }
 
@@ -99,8 +100,6 @@ Result<Session::Arena*> Session::arena_near(uint64_t start, uint64_t end, uint64
   auto arena = std::make_unique<Arena>();
   arena->bytes = kArenaCodeBytes;
   arena->stats_bytes = static_cast<size_t>(possible_cpus()) << kStatsCpuShift;
-  const auto hole = find_hole(regions_, start, end, arena->bytes + arena->stats_bytes);
-  if (!hole) return fail(ENOSPC, "no free address range within 2 GiB of the code");
   arena->stats_fd.reset(memfd_create("bpftime-stats", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!arena->stats_fd.valid() ||
       ftruncate(arena->stats_fd.get(), static_cast<off_t>(arena->stats_bytes)) != 0) {
@@ -110,15 +109,8 @@ Result<Session::Arena*> Session::arena_near(uint64_t start, uint64_t end, uint64
                     arena->stats_fd.get(), 0);
   if (view == MAP_FAILED) return fail(ENOMEM, "no memory for counters");
   arena->stats_view = static_cast<uint8_t*>(view);
-  std::vector<MapWant> wants;
-  wants.push_back(MapWant::anon(arena->bytes, PROT_READ | PROT_EXEC, MAP_FIXED_NOREPLACE, *hole));
-  wants.push_back(MapWant::shared(arena->stats_fd.get(), arena->stats_bytes,
-                                  PROT_READ | PROT_WRITE, *hole + arena->bytes));
-  wants[1].request.flags = MAP_SHARED | MAP_FIXED_NOREPLACE;
-  const Result<void> mapped = map_all(&wants);
+  const Result<void> mapped = map_arena(arena.get(), start, end);
   if (!mapped) return mapped.error();
-  arena->base = wants[0].addr;
-  arena->stats = wants[1].addr;
   arena->stats_used.resize(HOOKS_PER_ARENA);
   // The first words of an arena are the slots through which trampolines reach the agent.
   const uint64_t slots[4] = {agent_fn(header_.push_return), agent_fn(header_.pop_return), 0, 0};
@@ -127,6 +119,35 @@ Result<Session::Arena*> Session::arena_near(uint64_t start, uint64_t end, uint64
   arena->used = sizeof slots;
   arenas_.push_back(std::move(arena));
   return arenas_.back().get();
+}
+
+// The target runs meanwhile and may take the hole that we chose: look again, a few times.
+Result<void> Session::map_arena(Arena* arena, uint64_t start, uint64_t end) {
+  for (int attempt = 0; attempt < kHoleAttempts; ++attempt) {
+    Result<std::vector<Region>> regions = read_regions(pid_);
+    if (!regions) return regions.error();
+    regions_ = std::move(regions.value());
+    const auto hole = find_hole(regions_, start, end, arena->bytes + arena->stats_bytes);
+    if (!hole) return fail(ENOSPC, "no free address range within 2 GiB of the code");
+    std::vector<MapWant> wants;
+    wants.push_back(MapWant::anon(arena->bytes, PROT_READ | PROT_EXEC, MAP_FIXED_NOREPLACE, *hole));
+    wants.push_back(MapWant::shared(arena->stats_fd.get(), arena->stats_bytes,
+                                    PROT_READ | PROT_WRITE, *hole + arena->bytes));
+    wants[1].request.flags = MAP_SHARED | MAP_FIXED_NOREPLACE;
+    const Result<void> mapped = map_all(&wants);
+    if (mapped.ok()) {
+      arena->base = wants[0].addr;
+      arena->stats = wants[1].addr;
+      return {};
+    }
+    if (mapped.error().errnum != EEXIST) return mapped;
+    if (wants[0].addr == 0) continue;
+    std::vector<MapWant> undo;
+    undo.push_back(MapWant::unmap(wants[0].addr, arena->bytes));
+    const Result<void> unmapped = map_all(&undo);
+    if (!unmapped) return unmapped;
+  }
+  return fail(ENOSPC, "the process maps memory faster than we can");
 }
 
 Result<void> Session::ensure_shadows() {

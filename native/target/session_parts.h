@@ -32,6 +32,13 @@ struct Session::MapWant {
     want.request.flags = static_cast<u32>(MAP_PRIVATE | MAP_ANONYMOUS | flags);
     return want;
   }
+  static MapWant unmap(uint64_t addr, uint64_t bytes) {
+    MapWant want;
+    want.request.op = MAP_OP_UNMAP;
+    want.request.addr = addr;
+    want.request.bytes = bytes;
+    return want;
+  }
   static MapWant wipe_on_fork(uint64_t addr, uint64_t bytes) {
     MapWant want;
     want.request.op = MAP_OP_WIPE_ON_FORK;

@@ -1,0 +1,377 @@
+// Attaches and detaches: resolves, enters, applies, remembers. One operation at a time per process;
+// a failure at any step leaves the process and our memory of it as they were.
+import { LEAVE_RETRY_MAX_MS, LEAVE_RETRY_MS } from '../config.js';
+import { FsError, fail, refusalOf } from '../errors.js';
+import { type BpfObjectInfo, type NativeError, native, type SiteWish } from '../native.js';
+import { readFacts } from '../process/identity.js';
+import { type Place, resolvePlace, unwinderEntries } from '../symbols/resolve.js';
+import type { Pid } from '../types.js';
+import { type AttachDir, type HookPlan, planObject, returnProbeRefusal } from './plan.js';
+import {
+  type AttachedObject,
+  type EnteredProcess,
+  type Hook,
+  hooksOf,
+  type SiteState,
+} from './state.js';
+
+/** What a `cp` asks for. */
+export interface AttachRequest {
+  pid: Pid;
+  dir: AttachDir;
+  /** File name: the place (and tag), or any name in hooks/. */
+  name: string;
+  path: string;
+  bytes: Buffer;
+}
+
+/** Told about every change, so that files and streams can follow. */
+export interface AttachObserver {
+  attached(process: EnteredProcess, object: AttachedObject): void;
+  detached(process: EnteredProcess, object: AttachedObject): void;
+  entered(process: EnteredProcess): void;
+  /** We are out again, or the process ended (`gone`). */
+  left(process: EnteredProcess, gone: boolean): void;
+}
+
+/** The attach engine of one daemon. */
+export class AttachEngine {
+  readonly #processes = new Map<Pid, EnteredProcess>();
+  readonly #queues = new Map<Pid, Promise<unknown>>();
+  readonly #observer: AttachObserver;
+  #nextHookId = 1;
+
+  constructor(observer: AttachObserver) {
+    this.#observer = observer;
+  }
+
+  /** The process if we are in it. */
+  process(pid: Pid): EnteredProcess | undefined {
+    return this.#processes.get(pid);
+  }
+
+  /** All processes that we are in. */
+  processes(): EnteredProcess[] {
+    return [...this.#processes.values()];
+  }
+
+  /** Runs `job` after everything that was asked for this process before. */
+  async #serially<T>(pid: Pid, job: () => Promise<T>): Promise<T> {
+    const before = this.#queues.get(pid) ?? Promise.resolve();
+    const mine = before.then(job, job);
+    this.#queues.set(
+      pid,
+      mine.catch(() => {}),
+    );
+    return await mine;
+  }
+
+  /**
+   * Attaches an object, replacing what was attached under the same path.
+   * @throws {FsError} every errno of the vocabulary; nothing has changed then
+   */
+  async attach(request: AttachRequest): Promise<AttachedObject> {
+    return await this.#serially(request.pid, async () => {
+      refuseProcess(request.pid);
+      const info = await loadObject(request);
+      try {
+        return await this.#attachLoaded(request, info);
+      } catch (error) {
+        native.bpfUnload(info.id);
+        throw refusalOf(error, request.name) ?? error;
+      }
+    });
+  }
+
+  async #attachLoaded(request: AttachRequest, info: BpfObjectInfo): Promise<AttachedObject> {
+    const place = request.dir === 'hooks' ? '' : request.name;
+    const plans = planObject(info.programs, request.dir, place);
+    const places = await Promise.all(plans.map((plan) => this.#resolve(request.pid, plan)));
+    const process = await this.#enter(request.pid);
+    const former = process.objects.get(request.path);
+    const object: AttachedObject = {
+      path: request.path,
+      dir: request.dir,
+      name: request.name,
+      info,
+      hooks: [],
+    };
+    object.hooks = plans.map((plan, i) => this.#newHook(object, plan, places[i]!));
+    try {
+      const report = await this.#change(process, object.hooks, former?.hooks ?? []);
+      for (const hook of object.hooks) hook.pauseNs = report.pauseNs;
+    } catch (error) {
+      await this.#leaveIfIdle(process);
+      throw error;
+    }
+    if (former) this.#forget(process, former);
+    process.objects.set(object.path, object);
+    this.#observer.attached(process, object);
+    return object;
+  }
+
+  async #resolve(pid: Pid, plan: HookPlan): Promise<Place> {
+    const place = await resolvePlace(pid, plan.place);
+    if (!plan.onReturn) return place;
+    if (place.addr !== place.functionAddr) {
+      fail(
+        'EINVAL',
+        `${plan.place}: a return probe belongs to a whole function (leave the offset out)`,
+      );
+    }
+    const refusal = returnProbeRefusal(place.symbol.name);
+    if (refusal) fail('EOPNOTSUPP', `${plan.place}: its return cannot be probed: ${refusal}`);
+    return place;
+  }
+
+  #newHook(object: AttachedObject, plan: HookPlan, place: Place): Hook {
+    return {
+      id: this.#nextHookId++,
+      object,
+      program: plan.program,
+      place,
+      onReturn: plan.onReturn,
+      enabled: true,
+      cookie: 0n,
+      attachedAtMs: Date.now(),
+      pauseNs: 0,
+    };
+  }
+
+  async #enter(pid: Pid): Promise<EnteredProcess> {
+    const known = this.#processes.get(pid);
+    if (known && (await this.#stillSame(known))) return known;
+    const identity = readFacts(pid);
+    const entered = await native.targetEnter(pid);
+    const process: EnteredProcess = {
+      identity: { pid, startTime: identity.startTime },
+      session: entered.session,
+      logMapId: entered.logMapId,
+      enterNs: entered.enterNs,
+      pauseTotalNs: 0,
+      sites: new Map(),
+      objects: new Map(),
+      maps: new Map(),
+    };
+    this.#processes.set(pid, process);
+    this.#observer.entered(process);
+    return process;
+  }
+
+  async #stillSame(process: EnteredProcess): Promise<boolean> {
+    try {
+      await native.targetCheck(process.session);
+      return true;
+    } catch {
+      await this.#drop(process);
+      return false;
+    }
+  }
+
+  /** Forgets a process that ended or became another program. */
+  async #drop(process: EnteredProcess): Promise<void> {
+    for (const object of [...process.objects.values()]) this.#forget(process, object);
+    this.#processes.delete(process.identity.pid);
+    await native.targetForget(process.session);
+    this.#observer.left(process, true);
+  }
+
+  #forget(process: EnteredProcess, object: AttachedObject): void {
+    process.objects.delete(object.path);
+    this.#observer.detached(process, object);
+    native.bpfUnload(object.info.id);
+  }
+
+  /** Brings the process' sites to a state with `added` and without `removed`. */
+  async #change(process: EnteredProcess, added: Hook[], removed: Hook[]) {
+    const next = new Map<bigint, SiteState>();
+    const siteAt = (addr: bigint, functionAddr: bigint, functionSize: number): SiteState => {
+      const known = next.get(addr) ?? process.sites.get(addr);
+      const copy = known
+        ? { ...known, hooks: [...known.hooks] }
+        : { addr, functionAddr, functionSize, hooks: [] };
+      next.set(addr, copy);
+      return copy;
+    };
+    for (const hook of removed) {
+      const { addr, functionAddr, functionSize } = hook.place;
+      const site = next.get(addr) ?? siteAt(addr, functionAddr, functionSize);
+      site.hooks = site.hooks.filter((wish) => wish.hookId !== hook.id);
+    }
+    for (const hook of added) {
+      const { addr, functionAddr, functionSize } = hook.place;
+      const site = next.get(addr) ?? siteAt(addr, functionAddr, functionSize);
+      const wish = {
+        hookId: hook.id,
+        progId: hook.program.id,
+        onReturn: hook.onReturn,
+        enabled: hook.enabled,
+        cookie: hook.cookie,
+      };
+      const at = site.hooks.findIndex((one) => one.hookId === hook.id);
+      if (at >= 0) site.hooks[at] = wish;
+      else site.hooks.push(wish);
+    }
+    if (added.some((hook) => hook.onReturn)) await this.#guardUnwinders(process, next, siteAt);
+    this.#dropIdleGuards(process, next);
+    const wishes: SiteWish[] = [...next.values()].filter(
+      (site) => site.hooks.length > 0 || process.sites.has(site.addr),
+    );
+    const report = await this.#apply(process, wishes, added);
+    for (const site of next.values()) {
+      if (site.hooks.length > 0) process.sites.set(site.addr, site);
+      else process.sites.delete(site.addr);
+    }
+    process.pauseTotalNs += report.pauseNs;
+    return report;
+  }
+
+  /** Return probes need the true return addresses back before anybody unwinds the stack. */
+  async #guardUnwinders(
+    process: EnteredProcess,
+    next: Map<bigint, SiteState>,
+    siteAt: (addr: bigint, functionAddr: bigint, size: number) => SiteState,
+  ): Promise<void> {
+    for (const entry of await unwinderEntries(process.identity.pid)) {
+      const known = next.get(entry.addr) ?? process.sites.get(entry.addr);
+      if (known?.hooks.some((wish) => wish.progId === 0)) continue;
+      const site = siteAt(entry.addr, entry.functionAddr, entry.functionSize);
+      site.hooks.unshift({
+        hookId: this.#nextHookId++,
+        progId: 0,
+        onReturn: false,
+        enabled: true,
+        cookie: 0n,
+      });
+    }
+  }
+
+  /** Without any other hook left the guards have nothing to guard. */
+  #dropIdleGuards(process: EnteredProcess, next: Map<bigint, SiteState>): void {
+    const all = new Map([...process.sites, ...next]);
+    const isUsed = [...all.values()].some((site) => site.hooks.some((wish) => wish.progId !== 0));
+    if (isUsed) return;
+    for (const site of all.values()) next.set(site.addr, { ...site, hooks: [] });
+  }
+
+  async #apply(process: EnteredProcess, wishes: SiteWish[], added: Hook[]) {
+    try {
+      return await native.targetApply(process.session, wishes);
+    } catch (error) {
+      const { site } = error as NativeError & { site?: bigint };
+      const hook = added.find((one) => one.place.addr === site);
+      const what = hook ? hook.place.name.text : `process ${process.identity.pid}`;
+      throw refusalOf(error, what) ?? error;
+    }
+  }
+
+  /**
+   * Detaches what is attached under a path.
+   * @throws {FsError} ENOENT nothing is; EBUSY, ETIMEDOUT the code could not be restored yet
+   */
+  async detach(pid: Pid, path: string): Promise<void> {
+    await this.#serially(pid, async () => {
+      const process = this.#processes.get(pid);
+      const object = process?.objects.get(path);
+      if (!process || !object) return fail('ENOENT', `${path}: nothing is attached there`);
+      if (!(await this.#stillSame(process))) return;
+      await this.#change(process, [], object.hooks);
+      this.#forget(process, object);
+      await this.#leaveIfIdle(process);
+    });
+  }
+
+  /** Enables or disables one hook. @throws {FsError} ENOENT, ETIMEDOUT, ESRCH */
+  async setEnabled(pid: Pid, hookId: number, enabled: boolean): Promise<void> {
+    await this.#serially(pid, async () => {
+      const process = this.#processes.get(pid);
+      const hook = process && hooksOf(process).find((one) => one.id === hookId);
+      if (!process || !hook) return fail('ENOENT', `${hookId}: no such hook`);
+      if (hook.enabled === enabled) return;
+      await this.#change(process, [{ ...hook, enabled }], []);
+      hook.enabled = enabled;
+    });
+  }
+
+  /**
+   * Takes the agent out after the last hook. While a thread still sleeps in probed code (its code
+   * is restored already; only our mappings stay) this tries again later, behind other operations.
+   */
+  async #leaveIfIdle(process: EnteredProcess, attempt = 0): Promise<void> {
+    const { pid } = process.identity;
+    if (process.objects.size > 0 || process.sites.size > 0) return;
+    if (this.#processes.get(pid) !== process) return;
+    try {
+      await native.targetLeave(process.session);
+      this.#processes.delete(pid);
+      this.#observer.left(process, false);
+    } catch (error) {
+      const { code } = error as NativeError;
+      if (code === 'ESRCH' || code === 'ESTALE') return await this.#drop(process);
+      if (code !== 'EBUSY' && code !== 'ETIMEDOUT') throw error;
+      const delayMs = Math.min(LEAVE_RETRY_MS * 2 ** attempt, LEAVE_RETRY_MAX_MS);
+      setTimeout(() => {
+        void this.#serially(pid, () => this.#leaveIfIdle(process, attempt + 1)).catch(() => {});
+      }, delayMs).unref();
+    }
+  }
+
+  /** Detaches everything everywhere, for a daemon that ends. */
+  async detachAll(): Promise<void> {
+    for (const process of this.processes()) {
+      for (const path of [...process.objects.keys()]) {
+        try {
+          await this.detach(process.identity.pid, path);
+        } catch (error) {
+          if (!(error instanceof FsError)) throw error;
+        }
+      }
+    }
+  }
+
+  /** Notices processes that ended; called from time to time and when the kernel says so. */
+  async sweep(): Promise<void> {
+    for (const process of this.processes()) {
+      await this.#serially(process.identity.pid, async () => {
+        if (this.#processes.get(process.identity.pid) === process) await this.#stillSame(process);
+      });
+    }
+  }
+}
+
+function refuseProcess(pid: Pid): void {
+  if (pid === process.pid) fail('EPERM', `${pid}: it is this daemon (attach to another process)`);
+  if (pid === 1)
+    fail('EPERM', '1: the init process is not touched (a fault there ends the machine)');
+  const facts = readFacts(pid);
+  if (facts.isZombie) fail('ESRCH', `${pid}: it has ended and waits for its parent`);
+  if (facts.isKernelThread)
+    fail('EOPNOTSUPP', `${pid}: it is a kernel thread, it has no user code`);
+  if (facts.tracer !== 0) {
+    fail('EBUSY', `${pid}: process ${facts.tracer} traces it, e.g. a debugger (detach that first)`);
+  }
+}
+
+async function loadObject(request: AttachRequest): Promise<BpfObjectInfo> {
+  try {
+    return await native.bpfLoad({ name: objectName(request.name), bytes: request.bytes });
+  } catch (error) {
+    const { log } = error as NativeError;
+    const refusal = refusalOf(error, request.name);
+    if (!refusal) throw error;
+    const detail = log ? `: ${lastLine(log)}` : '';
+    throw new FsError(refusal.errno, refusal.reason + detail, { cause: error });
+  }
+}
+
+const lastLine = (log: string) => log.trimEnd().split('\n').at(-1) ?? '';
+
+/** libbpf names internal maps after the object; keep it short and plain. */
+function objectName(file: string): string {
+  return (
+    file
+      .replace(/\.bpf\.o$|\.o$/, '')
+      .replace(/[^A-Za-z0-9_]/g, '_')
+      .slice(0, 15) || 'object'
+  );
+}

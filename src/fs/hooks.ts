@@ -1,0 +1,228 @@
+// uprobe/, uretprobe/ and hooks/: payload files in, attached programs out; what is attached, as text.
+import { disassemble } from '../attach/disasm.js';
+import type { AttachEngine } from '../attach/engine.js';
+import type { AttachDir } from '../attach/plan.js';
+import { type EnteredProcess, type Hook, hooksOf } from '../attach/state.js';
+import { PAYLOAD_MAX_BYTES } from '../config.js';
+import { fail } from '../errors.js';
+import { type HookCounters, native, type SiteInfo } from '../native.js';
+import { parsePlace } from '../symbols/name.js';
+import { keyedLines, table } from './format.js';
+import type { Context, Row } from './node.js';
+import { pidOf } from './procs.js';
+
+const hex = (value: bigint) => `0x${value.toString(16)}`;
+
+/** Counters of one hook as people read them. */
+export interface HookFigures {
+  hits: bigint;
+  missed: bigint;
+  /** Nanoseconds per run over the sampled runs; undefined before the first sample. */
+  averageNs: number | undefined;
+}
+
+/** Counters by hook id. */
+export async function figuresOf(process: EnteredProcess): Promise<Map<number, HookFigures>> {
+  const ticksPerNs = native.targetTicksPerNs();
+  const counters: HookCounters[] = await native.targetCounters(process.session);
+  return new Map(
+    counters.map((one) => [
+      one.hookId,
+      {
+        hits: one.hits,
+        missed: one.missed,
+        averageNs:
+          one.samples === 0n
+            ? undefined
+            : Number(one.sampledTicks) / Number(one.samples) / ticksPerNs,
+      },
+    ]),
+  );
+}
+
+const kindOf = (hook: Hook) => (hook.onReturn ? 'uretprobe' : 'uprobe');
+const targetOf = (hook: Hook) =>
+  `${hook.place.module.name}:${hook.place.symbol.name}` +
+  (hook.place.addr === hook.place.functionAddr
+    ? ''
+    : `+${hex(hook.place.addr - hook.place.functionAddr)}`);
+const shownAverage = (figures: HookFigures | undefined) =>
+  figures?.averageNs === undefined ? '-' : figures.averageNs.toFixed(1);
+
+async function listText(engine: AttachEngine, context: Context): Promise<string> {
+  const process = engine.process(pidOf(context));
+  const header = ['id', 'kind', 'on', 'hits', 'avg_ns', 'program', 'target', 'file'];
+  if (!process) return table(header, []);
+  const figures = await figuresOf(process);
+  const rows = hooksOf(process).map((hook) => {
+    const one = figures.get(hook.id);
+    return [
+      String(hook.id),
+      kindOf(hook),
+      hook.enabled ? '1' : '0',
+      String(one?.hits ?? 0),
+      shownAverage(one),
+      hook.program.name,
+      targetOf(hook),
+      `${hook.object.dir}/${hook.object.name}`,
+    ];
+  });
+  return table(header, rows);
+}
+
+function hookOf(engine: AttachEngine, context: Context): { process: EnteredProcess; hook: Hook } {
+  const process = engine.process(pidOf(context));
+  const id = Number(context.params['id']);
+  const hook = process && hooksOf(process).find((one) => one.id === id);
+  return process && hook
+    ? { process, hook }
+    : fail('ENOENT', `${context.params['id']}: no such hook`);
+}
+
+async function hookText(engine: AttachEngine, context: Context): Promise<string> {
+  const { process, hook } = hookOf(engine, context);
+  const figures = (await figuresOf(process)).get(hook.id);
+  return keyedLines([
+    ['id', hook.id],
+    ['kind', kindOf(hook)],
+    ['enabled', hook.enabled ? 1 : 0],
+    ['program', hook.program.name],
+    ['section', hook.program.section],
+    ['program_id', hook.program.id],
+    ['insns', hook.program.insnCount],
+    ['jit_bytes', hook.program.jitBytes],
+    ['target', targetOf(hook)],
+    ['addr', hex(hook.place.addr)],
+    ['module', hook.place.module.path],
+    ['file', `${hook.object.dir}/${hook.object.name}`],
+    ['attached', new Date(hook.attachedAtMs).toISOString()],
+    ['pause_ns', hook.pauseNs],
+    ['exit_form', hook.onReturn ? 'balanced' : '-'],
+    ['hits', figures?.hits ?? 0n],
+    ['missed', figures?.missed ?? 0n],
+    ['avg_ns', shownAverage(figures)],
+  ]);
+}
+
+async function siteOf(engine: AttachEngine, context: Context): Promise<SiteInfo> {
+  const { process, hook } = hookOf(engine, context);
+  const sites = await native.targetSites(process.session);
+  return (
+    sites.find((one) => one.addr === hook.place.addr) ??
+    fail('ESTALE', `${hook.id}: its site is gone`)
+  );
+}
+
+async function siteText(engine: AttachEngine, context: Context): Promise<string> {
+  const site = await siteOf(engine, context);
+  const copy = await disassemble(site.copyBytes, site.copy);
+  return (
+    keyedLines([
+      ['site', hex(site.site)],
+      ['form', site.form],
+      ['old_bytes', site.oldBytes.toString('hex')],
+      ['new_bytes', site.newBytes.toString('hex')],
+      ['copy', hex(site.copy)],
+      ['trampoline', hex(site.body)],
+      ['trampoline_bytes', site.bodyBytes],
+    ]) +
+    `# old\n${await disassemble(site.oldBytes, site.site)}` +
+    `# new\n${await disassemble(site.newBytes.subarray(0, 5), site.site)}` +
+    `# copy\n${copy}`
+  );
+}
+
+async function setEnabled(engine: AttachEngine, context: Context, lines: string[]): Promise<void> {
+  const words: Record<string, boolean> = { '1': true, '0': false, enable: true, disable: false };
+  const last = lines.at(-1)?.trim() ?? '';
+  const wanted = Object.hasOwn(words, last) ? words[last] : undefined;
+  if (wanted === undefined) fail('EINVAL', `${last}: not a state (want 1, 0, enable or disable)`);
+  await engine.setEnabled(pidOf(context), Number(context.params['id']), wanted!);
+}
+
+function payloadRow(engine: AttachEngine, dir: AttachDir, pattern: string, doc: string): Row {
+  const name = (context: Context) => context.params['fn'] ?? context.params['object'] ?? '';
+  return {
+    pattern,
+    kind: 'payload',
+    doc,
+    maxBytes: PAYLOAD_MAX_BYTES,
+    handlers: {
+      commit: async (context, bytes) => {
+        if (dir !== 'hooks') parsePlace(name(context));
+        const { path } = context;
+        await engine.attach({ pid: pidOf(context), dir, name: name(context), path, bytes });
+      },
+      unlink: (context) => engine.detach(pidOf(context), context.path),
+    },
+  };
+}
+
+/** Rows of procs/<pid> that take eBPF objects. */
+export function hooksRows(engine: AttachEngine): Row[] {
+  const id = '/procs/<pid>/hooks/by-id/<id>';
+  return [
+    {
+      pattern: '/procs/<pid>/uprobe',
+      kind: 'dir',
+      doc: 'cp prog.o uprobe/FUNCTION attaches, rm detaches; FUNCTION: sym module:sym sym+0x1c 0xADDR, and sym,TAG for one more object',
+    },
+    payloadRow(
+      engine,
+      'uprobe',
+      '/procs/<pid>/uprobe/<fn>',
+      'an eBPF object attached to a function',
+    ),
+    {
+      pattern: '/procs/<pid>/uretprobe',
+      kind: 'dir',
+      doc: "the same at the function's return",
+    },
+    payloadRow(
+      engine,
+      'uretprobe',
+      '/procs/<pid>/uretprobe/<fn>',
+      'an eBPF object attached to a return',
+    ),
+    {
+      pattern: '/procs/<pid>/hooks',
+      kind: 'dir',
+      doc: 'cp prog.o hooks/ attaches each program where its own SEC() says',
+    },
+    {
+      pattern: '/procs/<pid>/hooks/list',
+      kind: 'generated',
+      doc: 'what is attached: id, kind, enabled, hits, average ns, program, target, file',
+      handlers: { read: (context) => listText(engine, context) },
+    },
+    payloadRow(
+      engine,
+      'hooks',
+      '/procs/<pid>/hooks/<object>',
+      'an eBPF object attached by its sections',
+    ),
+    { pattern: '/procs/<pid>/hooks/by-id', kind: 'dir', doc: 'one directory per hook' },
+    { pattern: id, kind: 'dir', doc: 'one hook' },
+    {
+      pattern: `${id}/info`,
+      kind: 'generated',
+      doc: 'the hook in `key value` lines',
+      handlers: { read: (context) => hookText(engine, context) },
+    },
+    {
+      pattern: `${id}/site`,
+      kind: 'generated',
+      doc: "the site's old and new bytes and their disassembly",
+      handlers: { read: (context) => siteText(engine, context) },
+    },
+    {
+      pattern: `${id}/enabled`,
+      kind: 'line',
+      doc: '1 or 0; write it to switch the hook on or off',
+      handlers: {
+        read: (context) => `${hookOf(engine, context).hook.enabled ? 1 : 0}\n`,
+        line: (context, lines) => setEnabled(engine, context, lines),
+      },
+    },
+  ];
+}

@@ -1,0 +1,119 @@
+// procs/<pid>: what a process is (info, modules, symbols) and what its code looks like (disasm).
+// Reads only; nothing here touches the process.
+import { disassemble } from '../attach/disasm.js';
+import type { AttachEngine } from '../attach/engine.js';
+import { hooksOf } from '../attach/state.js';
+import { DISASM_MAX_BYTES } from '../config.js';
+import { fail } from '../errors.js';
+import { native } from '../native.js';
+import { readFacts } from '../process/identity.js';
+import { readModules } from '../process/modules.js';
+import { loadModule, loadModules, resolvePlace } from '../symbols/resolve.js';
+import { asPid, type Pid } from '../types.js';
+import { keyedLines, table } from './format.js';
+import type { Context, Row } from './node.js';
+
+/** The process that a request is about. */
+export const pidOf = (context: Context): Pid => asPid(Number(context.params['pid']));
+
+const hex = (value: bigint) => `0x${value.toString(16)}`;
+
+function infoText(engine: AttachEngine, pid: Pid): string {
+  const facts = readFacts(pid);
+  const entered = engine.process(pid);
+  return keyedLines([
+    ['pid', pid],
+    ['comm', facts.comm],
+    ['exe', facts.exe],
+    ['uid', facts.uid],
+    ['gid', facts.gid],
+    ['threads', facts.threads],
+    ['tracer', facts.tracer],
+    ['seccomp', facts.seccomp],
+    ['entered', entered ? 1 : 0],
+    ['enter_ns', entered?.enterNs ?? 0],
+    ['pause_ns_total', entered?.pauseTotalNs ?? 0],
+    ['hooks', entered ? hooksOf(entered).length : 0],
+    ['sites', entered?.sites.size ?? 0],
+  ]);
+}
+
+async function modulesText(pid: Pid): Promise<string> {
+  const loaded = await loadModules(pid);
+  const rows = loaded.map(({ module, table: symbols, bias }) => [
+    hex(module.mappings[0]!.start),
+    hex(bias),
+    symbols.elf.buildId || '-',
+    String(symbols.count),
+    module.deleted ? `${module.path} (deleted)` : module.path,
+  ]);
+  return table(['start', 'bias', 'build_id', 'symbols', 'path'], rows);
+}
+
+async function symbolsText(pid: Pid, name: string): Promise<string> {
+  const module = readModules(pid).find((one) => one.name === name);
+  if (!module) return fail('ENOENT', `${name}: no such module (see modules)`);
+  const loaded = await loadModule(pid, module);
+  if (!loaded) return fail('ENOEXEC', `${name}: its file is not readable as x86-64 ELF`);
+  let text = '';
+  for (let i = 0; i < loaded.table.count; i++) {
+    const symbol = loaded.table.at(i);
+    if (symbol.kind === 'object') continue;
+    // nm's columns: run-time address, size, t for local and T for global, i for ifunc.
+    const type = symbol.kind === 'ifunc' ? 'i' : symbol.local ? 't' : 'T';
+    text += `${hex(loaded.bias + symbol.vaddr)} ${symbol.size} ${type} ${symbol.name}\n`;
+  }
+  return text;
+}
+
+async function disasmText(pid: Pid, name: string): Promise<string> {
+  const place = await resolvePlace(pid, name);
+  const size = Math.min(place.functionSize, DISASM_MAX_BYTES);
+  const bytes = native.targetReadMemory(pid, place.functionAddr, size);
+  const head = `# ${place.module.name}:${place.symbol.name}+0x0 ${place.functionSize} bytes\n`;
+  return head + (await disassemble(bytes, place.functionAddr));
+}
+
+/** Rows of procs/<pid> that describe a process. */
+export function procsRows(engine: AttachEngine): Row[] {
+  return [
+    {
+      pattern: '/procs/<pid>/info',
+      kind: 'generated',
+      doc: 'the process and what of ours is in it, in `key value` lines',
+      handlers: { read: (context) => infoText(engine, pidOf(context)) },
+    },
+    {
+      pattern: '/procs/<pid>/modules',
+      kind: 'generated',
+      doc: 'executable and libraries: start, load bias, build-id, number of symbols, path',
+      handlers: { read: (context) => modulesText(pidOf(context)) },
+    },
+    { pattern: '/procs/<pid>/symbols', kind: 'dir', doc: 'functions by module: symbols/<module>' },
+    {
+      pattern: '/procs/<pid>/symbols/<module>',
+      kind: 'generated',
+      doc: 'functions of a module in the columns of nm: address, size, type, name',
+      handlers: {
+        lookup: (context) => {
+          const name = context.params['module'] ?? '';
+          if (readModules(pidOf(context)).some((module) => module.name === name)) return;
+          fail('ENOENT', `${name}: no such module (see modules)`);
+        },
+        read: (context) => symbolsText(pidOf(context), context.params['module'] ?? ''),
+      },
+    },
+    { pattern: '/procs/<pid>/disasm', kind: 'dir', doc: 'live code: cat disasm/<function>' },
+    {
+      pattern: '/procs/<pid>/disasm/<fn>',
+      kind: 'generated',
+      doc: 'a function as it is in memory now, disassembled',
+      handlers: {
+        lookup: async (context) => {
+          await resolvePlace(pidOf(context), context.params['fn'] ?? '');
+        },
+        read: (context) => disasmText(pidOf(context), context.params['fn'] ?? ''),
+      },
+    },
+  ];
+}

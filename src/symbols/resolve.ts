@@ -1,0 +1,228 @@
+// From a place name to an address in a live process. The order of preference is the contract of
+// docs: exact name, then a single match that differs only in case; several are ENOTUNIQ.
+import { statSync } from 'node:fs';
+import { DEBUG_ROOT, SYMBOL_TABLES_MAX } from '../config.js';
+import { fail, refusalOf } from '../errors.js';
+import { native } from '../native.js';
+import { loadBias, type Module, modulePathForUs, readModules } from '../process/modules.js';
+import type { Addr, Pid } from '../types.js';
+import { type PlaceName, parsePlace } from './name.js';
+import { type ModuleSymbol, SymbolTable } from './table.js';
+
+/** Where a probe goes. */
+export interface Place {
+  name: PlaceName;
+  module: Module;
+  /** The function around the address. */
+  symbol: ModuleSymbol;
+  /** Start of the function in the process. */
+  functionAddr: Addr;
+  functionSize: number;
+  /** The address meant. */
+  addr: Addr;
+}
+
+/** A module with its symbols and where it lies. */
+export interface LoadedModule {
+  module: Module;
+  table: SymbolTable;
+  bias: Addr;
+}
+
+const tables = new Map<string, Promise<SymbolTable>>();
+
+async function loadTable(path: string): Promise<SymbolTable> {
+  const st = statSync(path, { bigint: true });
+  const key = `${st.dev}:${st.ino}:${st.size}:${st.mtimeNs}`;
+  const known = tables.get(key);
+  if (known) return known;
+  const loading = native.symbolsRead(path, DEBUG_ROOT).then((elf) => new SymbolTable(elf));
+  tables.set(key, loading);
+  loading.catch(() => tables.delete(key));
+  // Modules come and go with deployments; the oldest go first.
+  if (tables.size > SYMBOL_TABLES_MAX) {
+    const oldest = tables.keys().next().value;
+    if (oldest !== undefined) tables.delete(oldest);
+  }
+  return loading;
+}
+
+/**
+ * A module's symbols; undefined when its file cannot be read as ELF (a mapped data file, a file of
+ * another machine), because then it has no names to offer.
+ */
+export async function loadModule(pid: Pid, module: Module): Promise<LoadedModule | undefined> {
+  try {
+    const table = await loadTable(modulePathForUs(pid, module));
+    return { module, table, bias: loadBias(module, table.elf.segments) };
+  } catch {
+    return undefined;
+  }
+}
+
+/** All modules of a process with their symbols, in address order; the executable is first. */
+export async function loadModules(pid: Pid): Promise<LoadedModule[]> {
+  const loaded = await Promise.all(readModules(pid).map((module) => loadModule(pid, module)));
+  return loaded.filter((one) => one !== undefined);
+}
+
+type Candidate = { loaded: LoadedModule; symbol: ModuleSymbol };
+
+function matchesModule(module: Module, wanted: string): boolean {
+  if (wanted.includes('/')) return module.path === wanted;
+  // libssl.so.3, libssl.so and libssl all name libssl.so.3.
+  return module.name === wanted || module.name.startsWith(`${wanted}.`);
+}
+
+/** One candidate per address: aliases name the same function. */
+function distinct(candidates: Candidate[]): Candidate[] {
+  const seen = new Map<string, Candidate>();
+  for (const candidate of candidates) {
+    const key = String(candidate.loaded.bias + candidate.symbol.vaddr);
+    if (!seen.has(key)) seen.set(key, candidate);
+  }
+  return [...seen.values()];
+}
+
+function collect(modules: LoadedModule[], find: (table: SymbolTable) => ModuleSymbol[]) {
+  return distinct(
+    modules.flatMap((loaded) =>
+      find(loaded.table)
+        .filter((symbol) => symbol.kind !== 'object')
+        .map((symbol) => ({ loaded, symbol })),
+    ),
+  );
+}
+
+function choose(name: PlaceName, modules: LoadedModule[], pid: Pid): Candidate {
+  const wanted = name.symbol!;
+  let found = collect(modules, (table) => table.find(wanted));
+  if (found.length === 0) found = collect(modules, (table) => table.findIgnoringCase(wanted));
+  // A public function wins over static ones of the same name elsewhere.
+  const global = found.filter((one) => !one.symbol.local);
+  if (found.length > 1 && global.length === 1) found = global;
+  if (found.length === 1) return found[0]!;
+  if (found.length > 1) {
+    const list = found
+      .slice(0, 8)
+      .map(
+        (one) => `${one.loaded.module.name}:${one.symbol.name}@0x${one.symbol.vaddr.toString(16)}`,
+      );
+    fail(
+      'ENOTUNIQ',
+      `${name.text}: ${found.length} candidates: ${list.join(' ')} (write module:symbol)`,
+    );
+  }
+  const near = modules.flatMap((loaded) => loaded.table.near(wanted)).slice(0, 3);
+  const hint =
+    near.length > 0 ? `did you mean ${near.join(', ')}` : `see symbols/ of process ${pid}`;
+  return fail('ENOENT', `${name.text}: no such function in ${whereOf(modules)} (${hint})`);
+}
+
+function whereOf(modules: LoadedModule[]): string {
+  const names = modules.slice(0, 3).map((one) => one.module.name);
+  return modules.length > 3
+    ? `${names.join(', ')} and ${modules.length - 3} more`
+    : names.join(', ');
+}
+
+function placeOfSymbol(name: PlaceName, { loaded, symbol }: Candidate): Place {
+  if (symbol.kind === 'ifunc') {
+    fail(
+      'EOPNOTSUPP',
+      `${name.text}: it is an ifunc, chosen at load time (name the implementation, see symbols/${loaded.module.name})`,
+    );
+  }
+  if (name.offset >= BigInt(Math.max(symbol.size, 1))) {
+    fail(
+      'EINVAL',
+      `${name.text}: offset ${name.offset} is outside of ${symbol.name}, ${symbol.size} bytes`,
+    );
+  }
+  const functionAddr = (loaded.bias + symbol.vaddr) as Addr;
+  return {
+    name,
+    module: loaded.module,
+    symbol,
+    functionAddr,
+    functionSize: symbol.size,
+    addr: (functionAddr + name.offset) as Addr,
+  };
+}
+
+function placeOfAddress(name: PlaceName, modules: LoadedModule[]): Place {
+  for (const loaded of modules) {
+    // module:0xOFF is an offset in the file, as uprobe_events and bpftrace have it.
+    const segment = loaded.table.elf.segments.find(
+      (s) => s.exec && name.offset >= s.fileOff && name.offset < s.fileOff + s.fileSize,
+    );
+    const inFile = name.module !== undefined;
+    if (inFile && !segment) continue;
+    const vaddr = inFile
+      ? name.offset - segment!.fileOff + segment!.vaddr
+      : name.offset - loaded.bias;
+    const covered = loaded.module.mappings.some(
+      (m) => loaded.bias + vaddr >= m.start && loaded.bias + vaddr < m.end && m.perms[2] === 'x',
+    );
+    if (!covered) continue;
+    const symbol = loaded.table.containing(vaddr);
+    if (!symbol) {
+      fail(
+        'EOPNOTSUPP',
+        `${name.text}: no symbol covers it in ${loaded.module.name}, so its function's extent is unknown`,
+      );
+    }
+    const functionAddr = (loaded.bias + symbol.vaddr) as Addr;
+    const addr = (loaded.bias + vaddr) as Addr;
+    return { name, module: loaded.module, symbol, functionAddr, functionSize: symbol.size, addr };
+  }
+  return fail('ENOENT', `${name.text}: no executable code there`);
+}
+
+/**
+ * Resolves a place in a live process.
+ * @throws {FsError} EINVAL, ENOENT, ENOTUNIQ, EOPNOTSUPP (ifunc, no extent), ESRCH
+ */
+export async function resolvePlace(pid: Pid, text: string): Promise<Place> {
+  const name = parsePlace(text);
+  let modules: LoadedModule[];
+  try {
+    modules = await loadModules(pid);
+  } catch (error) {
+    throw refusalOf(error, text) ?? error;
+  }
+  if (name.module !== undefined) {
+    const wanted = name.module;
+    const inModule = modules.filter((loaded) => matchesModule(loaded.module, wanted));
+    if (inModule.length === 0) {
+      fail(
+        'ENOENT',
+        `${text}: no module ${wanted} in process ${pid} (${whereOf(modules)} are mapped)`,
+      );
+    }
+    modules = inModule;
+  }
+  return name.symbol === undefined
+    ? placeOfAddress(name, modules)
+    : placeOfSymbol(name, choose(name, modules, pid));
+}
+
+/**
+ * Entry points of the C++ and C unwinder in a process: where return addresses are put right before
+ * anybody walks the stack.
+ */
+export async function unwinderEntries(pid: Pid): Promise<Place[]> {
+  const names = [
+    '_Unwind_RaiseException',
+    '_Unwind_Resume',
+    '_Unwind_Resume_or_Rethrow',
+    '_Unwind_ForcedUnwind',
+    '_Unwind_Backtrace',
+  ];
+  const modules = await loadModules(pid);
+  return names.flatMap((text) =>
+    collect(modules, (table) => table.find(text)).map((candidate) =>
+      placeOfSymbol(parsePlace(text), candidate),
+    ),
+  );
+}
