@@ -3,9 +3,10 @@
 #include "elf_check.h"
 
 #include <elf.h>
-#include <linux/btf.h>
 
 #include <cstring>
+
+#include "btf_check.h"
 
 namespace bpftime {
 
@@ -172,22 +173,6 @@ Result<void> check_relocations(const Sections& sections, uint32_t index) {
   return {};
 }
 
-Result<void> check_btf(std::span<const uint8_t> bytes) {
-  btf_header header{};
-  if (!load(bytes, 0, header) || header.magic != BTF_MAGIC || header.hdr_len < sizeof(header) ||
-      header.hdr_len > bytes.size()) {
-    return fail(ENOEXEC, "corrupt .BTF: bad header");
-  }
-  const uint64_t body = bytes.size() - header.hdr_len;
-  const uint64_t strings = uint64_t{header.hdr_len} + header.str_off;
-  if (uint64_t{header.type_off} + header.type_len > body ||
-      uint64_t{header.str_off} + header.str_len > body || header.str_len == 0 ||
-      bytes[strings] != 0 || bytes[strings + header.str_len - 1] != 0) {
-    return fail(ENOEXEC, "corrupt .BTF: types or strings lie outside");
-  }
-  return {};
-}
-
 Result<void> check_section(const Sections& sections, uint32_t index, uint32_t& programs) {
   const Elf64_Shdr section = sections.at(index);
   const char* name = sections.name(index);
@@ -195,13 +180,30 @@ Result<void> check_section(const Sections& sections, uint32_t index, uint32_t& p
   if (section.sh_type == SHT_SYMTAB) return check_symbols(sections, index);
   if (section.sh_type == SHT_REL) return check_relocations(sections, index);
   if (section.sh_type == SHT_RELA) return fail(ENOEXEC, "relocations with addends are not eBPF's");
-  if (std::strcmp(name, ".BTF") == 0) return check_btf(sections.bytes(index));
   if (section.sh_type == SHT_PROGBITS && (section.sh_flags & SHF_EXECINSTR) != 0) {
     if (section.sh_size % 8 != 0) return fail(ENOEXEC, "truncated object: half an instruction");
     // .text holds subprograms that only others call.
     if (section.sh_size != 0 && std::strcmp(name, ".text") != 0) programs++;
   }
   return {};
+}
+
+Result<void> check_types(const Sections& sections) {
+  std::span<const uint8_t> btf, ext;
+  uint32_t btf_count = 0, ext_count = 0;
+  for (uint32_t i = 1; i < sections.count(); i++) {
+    const char* name = sections.name(i);
+    if (std::strcmp(name, ".BTF") == 0) {
+      btf = sections.bytes(i);
+      btf_count++;
+    } else if (std::strcmp(name, ".BTF.ext") == 0) {
+      ext = sections.bytes(i);
+      ext_count++;
+    }
+  }
+  if (btf_count > 1 || ext_count > 1) return fail(ENOEXEC, "corrupt ELF: .BTF twice");
+  if (btf_count == 0) return {};
+  return check_btf(btf, ext);
 }
 
 }  // namespace
@@ -220,6 +222,8 @@ Result<void> check_bpf_object(std::span<const uint8_t> file) {
     if (!section_ok) return section_ok;
     if (sections.at(i).sh_type == SHT_SYMTAB) symbol_tables++;
   }
+  const Result<void> types_ok = check_types(sections);
+  if (!types_ok) return types_ok;
   if (symbol_tables != 1) return fail(ENOEXEC, "object without symbols (stripped?)");
   if (programs == 0) {
     return fail(ENOEXEC, "no program in the object: give each function a SEC(\"...\")");
