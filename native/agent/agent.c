@@ -220,8 +220,11 @@ u64 agent_restore_returns(struct probe_frame* frame) {
   const u64 sp = (u64)frame;
   for (u64 i = 0; i < shadow->depth; ++i) {
     struct shadow_entry* entry = &shadow->entries[i];
+    u64 now = 0;
     if (entry->slot == FREE_SLOT || entry->slot <= sp) continue;
-    *(u64*)entry->slot = entry->return_addr;
+    /* Entries of frames that longjmp left behind are still here; their slot is somebody else's. */
+    if (rt_read_user(&now, entry->slot, sizeof now) != 0) now = 0;
+    if (now == entry->return_point) *(u64*)entry->slot = entry->return_addr;
     entry->slot = FREE_SLOT;
     __atomic_fetch_add(&agent_state.unwound, 1, __ATOMIC_RELAXED);
   }
