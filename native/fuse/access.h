@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // May this caller touch that process? The kernel's ptrace access rule (ptrace(2), "Ptrace access
 // mode checking"), applied to the caller of a file operation instead of to the daemon.
-// Nothing is cached: credentials of either side may change between two operations.
+// Asked anew for every operation: credentials of either side may change between two of them.
 #pragma once
 
 #include <cstdint>

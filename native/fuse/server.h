@@ -146,6 +146,7 @@ class Server {
   void op_releasedir(const Request& request);
   fuse_attr attributes(const Node& node) const;
   void reply_entry(uint64_t unique, const NodePtr& node);
+  int process_permission(const Request& request, const Node& node, Touch touch) const;
   int permission(const Request& request, const NodePtr& node, bool write);
   bool drop_if_dead(const NodePtr& node);
   std::vector<DirEntry> list(const Request& request, const NodePtr& dir);

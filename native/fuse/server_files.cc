@@ -249,6 +249,9 @@ void Server::write_line(const Request& request, Handle& file, std::string_view d
 // `written` is the answer to write(2); 0 stands for a flush, whose answer has no body.
 void Server::ask_line(const Request& request, Handle& file, std::string lines, uint32_t written) {
   const NodePtr node = file.node;
+  if (const int denied = process_permission(request, *node, Touch::kChange)) {
+    return void(send(request.unique(), denied));
+  }
   Question question{ControlOp::kLine, node, table_.path_of(*node), node->cls->name,
                     std::move(lines), {},   file.replaces};
   ask(request, std::move(question),
@@ -282,7 +285,10 @@ void Server::op_flush(const Request& request) {
 void Server::commit(const Request& request, Handle& file) {
   NodePtr node = file.node;
   file.dirty = false;
-  if (node->proc != nullptr && node->proc->dead) return void(send(request.unique(), ESRCH));
+  // Again: the target may have become another user's since this file was opened.
+  if (const int denied = process_permission(request, *node, Touch::kChange)) {
+    return void(send(request.unique(), denied));
+  }
   if (node->removed && node->commit_failed) {
     const NodePtr holder = table_.reattach(node);
     if (holder != node) {

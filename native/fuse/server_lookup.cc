@@ -73,15 +73,17 @@ void Server::reply_entry(uint64_t unique, const NodePtr& node) {
     table_.collect(node);
 }
 
+int Server::process_permission(const Request& request, const Node& node, Touch touch) const {
+  if (node.proc == nullptr) return 0;
+  if (is_dead(*node.proc)) return ESRCH;
+  return check_access(request.caller(), node.proc->pid, touch);
+}
+
 // ESRCH when the process is gone, EACCES when the caller may not touch it or the file's mode
 // forbids it: nobody writes a read-only attribute, not even root.
 int Server::permission(const Request& request, const NodePtr& node, bool write) {
-  if (node->proc != nullptr) {
-    if (is_dead(*node->proc)) return ESRCH;
-    const int denied =
-        check_access(request.caller(), node->proc->pid, write ? Touch::kChange : Touch::kSee);
-    if (denied != 0) return denied;
-  }
+  const Touch touch = write ? Touch::kChange : Touch::kSee;
+  if (const int denied = process_permission(request, *node, touch)) return denied;
   if (node->removed && !node->commit_failed) return ENOENT;
   if (write && !node->cls->is_dir() && (node->cls->mode & 0222) == 0) return EACCES;
   if (node->proc != nullptr) return 0;
