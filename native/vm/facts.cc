@@ -37,9 +37,7 @@ bool live_pass(const Flow& flow, const Subprog& subprog, std::vector<uint16_t>* 
 /// Tracks, within one basic block, which registers hold r10 plus a constant.
 class StackScan {
  public:
-  StackScan(const Flow& flow, const std::vector<uint16_t>& live) : flow_(flow), live_(live) {
-    for (const Subprog& subprog : flow.subprogs) has_callbacks_ |= subprog.address_taken;
-  }
+  StackScan(const Flow& flow, const std::vector<uint16_t>& live) : flow_(flow), live_(live) {}
 
   FrameUse scan(const Subprog& subprog) {
     for (uint32_t i = subprog.start; i < subprog.end; i = flow_.next(i)) {
@@ -77,7 +75,7 @@ class StackScan {
       if ((stack_regs_ & live) != 0) touch_all();
     } else if (insn.is_call()) {
       // Helpers read and write upwards of what they get; functions may do anything with it.
-      const bool is_local = !flow_.call_target(slot).is_helper || has_callbacks_;
+      const bool is_local = !flow_.call_target(slot).is_helper || flow_.has_callbacks;
       if (is_local && (stack_regs_ & 0x3e) != 0) touch_all();
     } else if (insn.is_exit()) {
       stack_regs_ = 0;
@@ -122,7 +120,6 @@ class StackScan {
   const Flow& flow_;
   const std::vector<uint16_t>& live_;
   FrameUse use_;
-  bool has_callbacks_ = false;
   uint16_t stack_regs_ = 0;
   int32_t offsets_[kFrameReg + 1] = {};
 };

@@ -57,6 +57,7 @@ Verdict find_subprogs(Flow* flow) {
     if (kind[i] == 0) continue;
     if (!flow->subprogs.empty()) flow->subprogs.back().end = i;
     flow->subprogs.push_back(Subprog{i, count, (kind[i] & 2) != 0});
+    flow->has_callbacks |= flow->subprogs.back().address_taken;
     flow->is_target[i] = 1;
   }
   return {};

@@ -26,6 +26,7 @@ struct CallTarget {
 
 struct Flow {
   std::vector<isa::Insn> insns;
+  bool has_callbacks = false;         // some subprogram's address is taken
   std::vector<Subprog> subprogs;      // by start; the first is the main program
   std::vector<uint8_t> is_target;     // per slot: a jump leads here, or a subprogram begins
   std::vector<uint8_t> is_second;     // per slot: second half of an lddw

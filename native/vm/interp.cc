@@ -14,20 +14,18 @@ using namespace isa;
 
 // Operations of the predecoded form. ALU and jumps exist in four kinds: 64 or 32 bits wide, with an
 // immediate (K) or a register (X).
+// clang-format off
 #define BPFTIME_ALU_LIST(V) \
-  V(Add)                    \
-  V(Sub) V(Mul) V(Div) V(Sdiv) V(Or) V(And) V(Lsh) V(Rsh) V(Mod) V(Smod) V(Xor) V(Mov) V(Arsh)
+  V(Add) V(Sub) V(Mul) V(Div) V(Sdiv) V(Or) V(And) V(Lsh) V(Rsh) V(Mod) V(Smod) V(Xor) V(Mov) \
+  V(Arsh)
 #define BPFTIME_JMP_LIST(V) \
   V(Jeq) V(Jgt) V(Jge) V(Jset) V(Jne) V(Jsgt) V(Jsge) V(Jlt) V(Jle) V(Jslt) V(Jsle)
-#define BPFTIME_OTHER_LIST(V)                                                                \
-  V(Neg64)                                                                                   \
-  V(Neg32)                                                                                   \
-  V(Movsx8)                                                                                  \
-  V(Movsx16)                                                                                 \
-  V(Movsx32) V(Movsx8w) V(Movsx16w) V(Zext16) V(Zext32) V(Nop) V(Swap16) V(Swap32) V(Swap64) \
-      V(Goto) V(CallHelper) V(CallLocal) V(Exit) V(LdxB) V(LdxH) V(LdxW) V(LdxDw) V(LdsxB)   \
-          V(LdsxH) V(LdsxW) V(StB) V(StH) V(StW) V(StDw) V(StxB) V(StxH) V(StxW) V(StxDw)    \
-              V(Atomic64) V(Atomic32) V(LoadAcq) V(StoreRel)
+#define BPFTIME_OTHER_LIST(V) \
+  V(Neg64) V(Neg32) V(Movsx8) V(Movsx16) V(Movsx32) V(Movsx8w) V(Movsx16w) V(Zext16) V(Zext32) \
+  V(Nop) V(Swap16) V(Swap32) V(Swap64) V(Goto) V(CallHelper) V(CallLocal) V(Exit) \
+  V(LdxB) V(LdxH) V(LdxW) V(LdxDw) V(LdsxB) V(LdsxH) V(LdsxW) V(StB) V(StH) V(StW) V(StDw) \
+  V(StxB) V(StxH) V(StxW) V(StxDw) V(Atomic64) V(Atomic32) V(LoadAcq) V(StoreRel)
+// clang-format on
 
 enum Code : uint8_t {
 #define V(name) kDo##name##64K, kDo##name##64X, kDo##name##32K, kDo##name##32X,
