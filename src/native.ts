@@ -256,7 +256,33 @@ export interface NativeSymbols {
   symbolsRead(path: string, debugRoot: string): Promise<ElfSymbols>;
 }
 
-export interface Native extends NativeFuse, NativeBpf, NativeTarget, NativeSymbols {}
+// --- events --------------------------------------------------------------------------------------
+
+export interface NativeEvents {
+  /**
+   * Reads a ring on the collector thread and appends a JSON line per record to streams.
+   * `log`: printk records; `ring`, `perf`: records formatted by `plan` (src/bpf), else as hex.
+   */
+  eventsAdd(source: {
+    mount: number;
+    mapId: number;
+    kind: 'log' | 'ring' | 'perf';
+    /** Paths of stream nodes; one that ends in `/stream` gets the record alone. */
+    streams: string[];
+    pid: number;
+    mapName: string;
+    plan?: Buffer;
+  }): number;
+  /** Delivers what is there, then stops reading. */
+  eventsRemove(source: number): void;
+}
+
+export interface Native
+  extends NativeFuse,
+    NativeBpf,
+    NativeTarget,
+    NativeSymbols,
+    NativeEvents {}
 
 const addonPath = fileURLToPath(new URL('../../build/bpftimefs.node', import.meta.url));
 const module = { exports: {} as Native };

@@ -28,6 +28,7 @@ export class ControlFs {
   readonly #status = new Map<string, StatusValue>();
   #mount = 0;
   #mountpoint = '';
+  readonly #closers: (() => Promise<void>)[] = [];
 
   constructor(factories: readonly RowsFactory[]) {
     this.errors = new ErrorBook(this);
@@ -68,8 +69,14 @@ export class ControlFs {
     native.fuseOnEnd(this.#mount, callback);
   }
 
+  /** Runs `action` before unmounting, while files are still served. */
+  beforeStop(action: () => Promise<void>): void {
+    this.#closers.push(action);
+  }
+
   /** Unmounts; idempotent. */
   async stop(): Promise<void> {
+    for (const close of this.#closers.splice(0)) await close();
     const mount = this.#mount;
     this.#mount = 0;
     if (mount !== 0) await native.fuseUnmount(mount);

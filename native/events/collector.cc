@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MIT
+#include "collector.h"
+
+#include <pthread.h>
+#include <time.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <string_view>
+
+namespace bpftime::events {
+
+namespace {
+
+constexpr uint32_t kRecordsPerRound = 4096;
+constexpr size_t kRecordBytesMax = 64 << 10;
+constexpr std::chrono::microseconds kShortestPause{200};
+constexpr std::chrono::microseconds kLongestPause{20'000};
+
+void append_number(const char* key, uint64_t value, std::string* out) {
+  char text[64];
+  snprintf(text, sizeof text, "\"%s\":%llu,", key, static_cast<unsigned long long>(value));
+  out->append(text);
+}
+
+uint64_t monotonic_ns() {
+  timespec ts{};
+  clock_gettime(CLOCK_MONOTONIC, &ts);
+  return static_cast<uint64_t>(ts.tv_sec) * 1'000'000'000u + static_cast<uint64_t>(ts.tv_nsec);
+}
+
+void append_hex(const uint8_t* data, size_t size, std::string* out) {
+  static constexpr char kDigits[] = "0123456789abcdef";
+  out->append("\"0x");
+  for (size_t i = 0; i < size; ++i) {
+    out->push_back(kDigits[data[i] >> 4]);
+    out->push_back(kDigits[data[i] & 15]);
+  }
+  out->push_back('"');
+}
+
+void append_printk(const uint8_t* data, size_t size, std::string* out) {
+  printk_record record{};
+  if (size < sizeof record) return;
+  memcpy(&record, data, sizeof record);
+  const size_t text_bytes = std::min<size_t>(record.text_bytes, size - sizeof record);
+  std::string_view text(reinterpret_cast<const char*>(data) + sizeof record, text_bytes);
+  // printk texts end in a newline by habit; a JSON line needs none inside.
+  while (!text.empty() && text.back() == '\n') text.remove_suffix(1);
+  out->append("{\"type\":\"printk\",");
+  append_number("time_ns", record.time_ns, out);
+  append_number("pid", record.pid, out);
+  append_number("tid", record.tid, out);
+  append_number("cpu", record.cpu, out);
+  out->append("\"comm\":");
+  append_json_string(std::string_view(record.comm, strnlen(record.comm, sizeof record.comm)),
+                     *out);
+  out->append(",\"msg\":");
+  append_json_string(text, *out);
+  out->append("}\n");
+}
+
+}  // namespace
+
+Collector& Collector::instance() {
+  static Collector collector;
+  return collector;
+}
+
+Collector::Collector() : thread_([this] { run(); }) {}
+
+Collector::~Collector() {
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+Result<uint32_t> Collector::add(SourceSpec spec) {
+  auto source = std::make_unique<Source>();
+  source->map = find_map(spec.map_id);
+  if (source->map == nullptr) return fail(ENOENT, "no such map");
+  if (!spec.plan.empty()) {
+    Result<FormatPlan> plan = FormatPlan::parse(spec.plan);
+    if (!plan) return plan.error();
+    source->plan = std::move(plan.value());
+  }
+  source->spec = std::move(spec);
+  const uint32_t rings = rt_ring_count(&source->map->view);
+  source->cursors.resize(rings);
+  source->lost_seen.resize(rings);
+  uint32_t id = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    id = next_id_++;
+    sources_[id] = std::move(source);
+  }
+  wake_.notify_one();
+  return id;
+}
+
+void Collector::remove(uint32_t id) {
+  const std::lock_guard lock(mutex_);
+  const auto it = sources_.find(id);
+  if (it == sources_.end()) return;
+  drain(it->second.get());
+  sources_.erase(it);
+}
+
+int Collector::take_record(void* arg, const void* data, uint32_t len) {
+  auto* source = static_cast<Source*>(arg);
+  // Shared memory: one copy, and only the copy is looked at.
+  uint8_t copy[kRecordBytesMax];
+  const size_t size = std::min<size_t>(len, sizeof copy);
+  memcpy(copy, data, size);
+  if (source->spec.kind == SourceKind::kLog) {
+    append_printk(copy, size, &source->full_lines);
+    return 0;
+  }
+  std::string text;
+  if (source->plan.has_value()) {
+    source->plan->format({copy, size}, text);
+  } else {
+    append_hex(copy, size, &text);
+  }
+  std::string& full = source->full_lines;
+  full.append("{\"type\":\"record\",");
+  append_number("time_ns", monotonic_ns(), &full);
+  append_number("pid", source->spec.pid, &full);
+  full.append("\"map\":");
+  append_json_string(source->spec.map_name, full);
+  full.append(",\"data\":");
+  full.append(text);
+  full.append("}\n");
+  if (!source->bare.empty()) {
+    source->bare_lines.append(text);
+    source->bare_lines.push_back('\n');
+  }
+  return 0;
+}
+
+// Nodes may be published after the source was added, so this is asked until all are there.
+void Collector::find_streams(Source* source) {
+  if (source->full.size() + source->bare.size() == source->spec.streams.size()) return;
+  source->full.clear();
+  source->bare.clear();
+  for (const std::string& path : source->spec.streams) {
+    auto stream = fuse::find_stream(source->spec.mount, path);
+    if (stream == nullptr) continue;
+    (path.ends_with("/stream") ? source->bare : source->full).push_back(std::move(stream));
+  }
+}
+
+void Collector::report_lost(Source* source, uint32_t ring) {
+  const uint64_t lost = rt_ring_lost(&source->map->view, ring);
+  if (lost <= source->lost_seen[ring]) return;
+  char line[160];
+  snprintf(line, sizeof line, "{\"type\":\"lost\",\"pid\":%u,\"count\":%llu,\"map\":",
+           source->spec.pid, static_cast<unsigned long long>(lost - source->lost_seen[ring]));
+  source->full_lines.append(line);
+  append_json_string(source->spec.map_name, source->full_lines);
+  source->full_lines.append("}\n");
+  source->lost_seen[ring] = lost;
+}
+
+size_t Collector::drain(Source* source) {
+  find_streams(source);
+  size_t count = 0;
+  for (uint32_t ring = 0; ring < source->cursors.size(); ++ring) {
+    const long taken = rt_ring_consume(&source->map->view, ring, &source->cursors[ring],
+                                       kRecordsPerRound, take_record, source);
+    if (taken > 0) count += static_cast<size_t>(taken);
+    report_lost(source, ring);
+  }
+  if (!source->full_lines.empty()) {
+    for (const auto& stream : source->full) stream->append(source->full_lines);
+    source->full_lines.clear();
+  }
+  if (!source->bare_lines.empty()) {
+    for (const auto& stream : source->bare) stream->append(source->bare_lines);
+    source->bare_lines.clear();
+  }
+  return count;
+}
+
+void Collector::run() {
+  pthread_setname_np(pthread_self(), "collector");
+  auto pause = kLongestPause;
+  std::unique_lock lock(mutex_);
+  while (!ending_) {
+    size_t count = 0;
+    for (const auto& [id, source] : sources_) count += drain(source.get());
+    if (sources_.empty()) {
+      wake_.wait(lock, [this] { return ending_ || !sources_.empty(); });
+      continue;
+    }
+    pause = count > 0 ? kShortestPause : std::min(pause * 2, kLongestPause);
+    wake_.wait_for(lock, pause, [this] { return ending_; });
+  }
+}
+
+}  // namespace bpftime::events

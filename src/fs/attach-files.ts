@@ -1,0 +1,118 @@
+// Follows the attach engine: every attached hook and map appears as a directory, every entered
+// process feeds its `events`. The only place where attaching and files meet.
+import { AttachEngine, type AttachObserver } from '../attach/engine.js';
+import type { AttachedObject, EnteredProcess, NamedMap } from '../attach/state.js';
+import { hooksOf } from '../attach/state.js';
+import { planOfRecord } from '../bpf/record-plan.js';
+import { SWEEP_MS } from '../config.js';
+import { native } from '../native.js';
+import type { ControlFs } from './control-fs.js';
+import { hooksRows } from './hooks.js';
+import { mapsRows } from './maps.js';
+import type { Row } from './node.js';
+import { procsRows } from './procs.js';
+
+/** Kernel map types whose contents are records to be read once. */
+const RECORD_MAP_TYPES = new Map([
+  [27, 'ring'], // BPF_MAP_TYPE_RINGBUF
+  [4, 'perf'], // BPF_MAP_TYPE_PERF_EVENT_ARRAY
+] as const);
+
+/** Publishes what the engine does. */
+export class AttachFiles implements AttachObserver {
+  readonly #fs: ControlFs;
+  /** Collector sources by map id. */
+  readonly #sources = new Map<number, number>();
+
+  constructor(fs: ControlFs) {
+    this.#fs = fs;
+  }
+
+  #base = (process: EnteredProcess) => `/procs/${process.identity.pid}`;
+
+  entered(process: EnteredProcess): void {
+    const { pid } = process.identity;
+    this.#collect(process.logMapId, 'log', [`/procs/${pid}/events`, '/events'], pid, '');
+  }
+
+  left(process: EnteredProcess): void {
+    this.#stop(process.logMapId);
+  }
+
+  attached(process: EnteredProcess, object: AttachedObject): void {
+    const base = this.#base(process);
+    for (const hook of object.hooks) {
+      this.#fs.publish(`${base}/hooks/by-id/${hook.id}`, '/procs/<pid>/hooks/by-id/<id>');
+    }
+    for (const info of object.info.maps) {
+      const map = nameMap(process, { name: info.name, info, object });
+      const path = `${base}/maps/${map.name}`;
+      this.#fs.publish(path, '/procs/<pid>/maps/<map>');
+      const kind = RECORD_MAP_TYPES.get(info.type as 4 | 27);
+      if (!kind) continue;
+      const { pid } = process.identity;
+      const streams = [`${base}/events`, '/events', `${path}/stream`];
+      this.#collect(info.id, kind, streams, pid, map.name, planOfRecord(object.info, info));
+    }
+  }
+
+  detached(process: EnteredProcess, object: AttachedObject): void {
+    const base = this.#base(process);
+    for (const hook of object.hooks) this.#fs.unpublish(`${base}/hooks/by-id/${hook.id}`);
+    for (const [name, map] of [...process.maps]) {
+      if (map.object !== object) continue;
+      this.#stop(map.info.id);
+      process.maps.delete(name);
+      this.#fs.unpublish(`${base}/maps/${name}`);
+    }
+  }
+
+  #collect(
+    mapId: number,
+    kind: 'log' | 'ring' | 'perf',
+    streams: string[],
+    pid: number,
+    mapName: string,
+    plan?: Buffer,
+  ): void {
+    const source = native.eventsAdd({
+      mount: this.#fs.mount,
+      mapId,
+      kind,
+      streams,
+      pid,
+      mapName,
+      ...(plan ? { plan } : {}),
+    });
+    this.#sources.set(mapId, source);
+  }
+
+  /** Stops reading a ring after what is in it has been delivered. */
+  #stop(mapId: number): void {
+    const source = this.#sources.get(mapId);
+    if (source !== undefined) native.eventsRemove(source);
+    this.#sources.delete(mapId);
+  }
+}
+
+/** Gives a map a name that is free in its process: its own, else `name@object`. */
+function nameMap(process: EnteredProcess, map: NamedMap): NamedMap {
+  const name = process.maps.has(map.info.name) ? `${map.info.name}@${map.object.info.id}` : map.info.name;
+  const named = { ...map, name };
+  process.maps.set(name, named);
+  return named;
+}
+
+/** Everything about attaching, as rows for the tree. */
+export function attachRows(fs: ControlFs): Row[] {
+  const engine = new AttachEngine(new AttachFiles(fs));
+  fs.addStatus('processes_entered', () => engine.processes().length);
+  fs.addStatus('hooks', () => engine.processes().reduce((sum, p) => sum + hooksOf(p).length, 0));
+  const timer = setInterval(() => void engine.sweep(), SWEEP_MS);
+  timer.unref();
+  fs.beforeStop(async () => {
+    clearInterval(timer);
+    await engine.detachAll();
+  });
+  return [...procsRows(engine), ...hooksRows(engine), ...mapsRows(engine)];
+}
