@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 // NativeFuse of src/native.ts: converts and forwards to native/fuse. Requests reach JavaScript
 // through one threadsafe function that is woken once per burst.
-#include <atomic>
-#include <cstring>
+#include <cstdlib>
 #include <map>
 
 #include "../fuse/mounts.h"
@@ -297,10 +296,14 @@ void init_fuse(Napi::Env env, Napi::Object exports) {
   add("fuseStats", fuse_stats);
   add("fuseUnmount", fuse_unmount);
   add("fuseOnEnd", fuse_on_end);
-  // However node ends, short of SIGKILL, no mount is left behind.
-  env.AddCleanupHook([] {
-    while (!bridges().empty()) end_mount(bridges().begin()->first);
+  // However node ends, short of SIGKILL, no mount is left behind. process.exit() runs exit handlers
+  // but no environment cleanup.
+  static const int registered = std::atexit([] {
+    for (const auto& [mount, bridge] : bridges()) {
+      if (const std::shared_ptr<Server> server = fuse::find_mount(mount)) server->stop();
+    }
   });
+  (void)registered;
 }
 
 }  // namespace bpftime::addon

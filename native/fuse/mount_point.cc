@@ -14,8 +14,6 @@
 #include <fstream>
 #include <vector>
 
-extern char** environ;
-
 namespace bpftime::fuse {
 namespace {
 
@@ -42,16 +40,16 @@ Result<int> run_fusermount(std::vector<const char*> args, int socket) {
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   if (socket >= 0) posix_spawn_file_actions_adddup2(&actions, socket, kHelperFd);
+  // An environment of our own: fusermount3 is setuid, and `environ` of an addon that was opened
+  // with RTLD_DEEPBIND is not the program's.
+  std::string path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
   std::string variable = "_FUSE_COMMFD=" + std::to_string(kHelperFd);
-  std::vector<char*> env;
-  for (char** it = environ; *it != nullptr; ++it) env.push_back(*it);
-  env.push_back(variable.data());
-  env.push_back(nullptr);
+  char* env[] = {path.data(), variable.data(), nullptr};
   std::vector<char*> argv;
   for (const char* arg : args) argv.push_back(const_cast<char*>(arg));
   argv.push_back(nullptr);
   pid_t pid = 0;
-  const int failed = posix_spawnp(&pid, argv[0], &actions, nullptr, argv.data(), env.data());
+  const int failed = posix_spawnp(&pid, argv[0], &actions, nullptr, argv.data(), env);
   posix_spawn_file_actions_destroy(&actions);
   if (failed != 0) return fail(failed, "fusermount3 cannot be run (apt-get install fuse3)");
   int status = 0;
@@ -70,7 +68,7 @@ Result<ScopedFd> receive_fd(int socket) {
   message.msg_control = control;
   message.msg_controllen = sizeof(control);
   if (recvmsg(socket, &message, MSG_CMSG_CLOEXEC) <= 0) {
-    return fail(EPERM, "fusermount3 refused the mount (see its message above)");
+    return fail(EPERM, "fusermount3 refused (is /dev/fuse open to you, is the mount point yours?)");
   }
   const cmsghdr* header = CMSG_FIRSTHDR(&message);
   if (header == nullptr || header->cmsg_type != SCM_RIGHTS) {

@@ -186,7 +186,7 @@ void Server::serve() {
     }
   }
   served_out_.store(true);
-  sink_->ended();
+  if (!stopping_.load()) sink_->ended();
 }
 
 void Server::dispatch(const Request& request) {
