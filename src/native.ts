@@ -154,6 +154,8 @@ export interface NativeBpf {
   bpfMapDelete(mapId: number, key: Buffer): void;
   /** All entries, key then value bytes concatenated, at most `limit` of them. */
   bpfMapDump(mapId: number, limit: number): { count: number; entries: Buffer };
+  /** One record as JSON, as `events` show it; `plan` is from encodePlan() of src/bpf/plan.ts. */
+  bpfFormatRecord(plan: Buffer, record: Buffer): string;
   /** Runs a program once here, for tests: BPF_PROG_TEST_RUN. */
   bpfTestRun(request: { progId: number; ctx: Buffer; engine: 'jit' | 'interpreter' }): bigint;
 }

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "../bpf/format_plan.h"
 #include "../bpf/loader.h"
 #include "../bpf/registry.h"
 #include "../bpf/test_run.h"
@@ -251,6 +252,15 @@ Napi::Value bpf_test_run(const Napi::CallbackInfo& info) {
   return Napi::BigInt::New(env, result->retval);
 }
 
+Napi::Value bpf_format_record(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Result<FormatPlan> plan = FormatPlan::parse(Args{info}.bytes(0));
+  if (!plan) return throw_failure(env, plan.error());
+  std::string text;
+  plan->format(Args{info}.bytes(1), text);
+  return Napi::String::New(env, text);
+}
+
 }  // namespace
 
 void init_bpf(Napi::Env env, Napi::Object exports) {
@@ -261,6 +271,7 @@ void init_bpf(Napi::Env env, Napi::Object exports) {
   exports.Set("bpfMapUpdate", Napi::Function::New(env, bpf_map_update));
   exports.Set("bpfMapDelete", Napi::Function::New(env, bpf_map_delete));
   exports.Set("bpfMapDump", Napi::Function::New(env, bpf_map_dump));
+  exports.Set("bpfFormatRecord", Napi::Function::New(env, bpf_format_record));
   exports.Set("bpfTestRun", Napi::Function::New(env, bpf_test_run));
 }
 
