@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Objects from clang through libbpf and our bpf(2): argv[1] is the directory with *.bpf.o.
+// Objects from clang through libbpf and our bpf(2). argv[1]: rounds of mutation per object.
 #include <bpf/bpf.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
@@ -140,6 +140,13 @@ static void test_other_objects(const std::string& dir) {
     std::printf("# %s\n", log.c_str());
   }
   log.clear();
+  Result<LoadedObject> usdt = load_object("usdt", read_file(dir + "/usdt.bpf.o"), log);
+  if (ok(usdt.ok(), "usdt.bpf.o loads")) {
+    equal(run(*usdt, "relocated"), 4, "CO-RE against the kernel's types");
+  } else {
+    std::printf("# %s\n", log.c_str());
+  }
+  log.clear();
   Result<LoadedObject> broken = load_object("broken", read_file(dir + "/broken.bpf.o"), log);
   ok(!broken.ok() && broken.error().errnum == ENOEXEC, "an unknown helper is refused");
   ok(log.find("insn 1: ") != std::string::npos, "the log names the instruction");
@@ -175,8 +182,8 @@ static void test_refusals(const std::string& dir, const char* self) {
 }
 
 // Bytes flipped anywhere: refused or loaded, never a crash. The seed is fixed.
-static void test_mutations(const std::string& dir, int rounds) {
-  const auto good = read_file(dir + "/maps.bpf.o");
+static void test_mutations(const std::string& path, int rounds) {
+  const auto good = read_file(path);
   std::mt19937 random(11);
   int loaded = 0;
   for (int i = 0; i < rounds; i++) {
@@ -195,13 +202,14 @@ static void test_mutations(const std::string& dir, int rounds) {
 }
 
 int main(int argc, char** argv) {
-  if (argc < 2) return 2;
-  const std::string dir = argv[1];
+  const std::string dir = BPF_OBJECT_DIR;
   ok(libbpf_is_ours(), "libbpf's bpf(2) is ours");
   test_maps(dir);
   test_lifetime(dir);
   test_other_objects(dir);
   test_refusals(dir, argv[0]);
-  test_mutations(dir, argc > 2 ? std::atoi(argv[2]) : 300);
+  for (const char* name : {"/maps.bpf.o", "/kprobe.bpf.o", "/usdt.bpf.o", "/types.bpf.o"}) {
+    test_mutations(dir + name, argc > 1 ? std::atoi(argv[1]) : 100);
+  }
   return tap::done();
 }
