@@ -41,6 +41,20 @@ uint16_t zero_extended_after(const Insn& insn, uint16_t before) {
   return after;
 }
 
+/// Addresses of map values stay inside the values, as far as the geometry is known.
+bool value_offsets_fit(const Flow& flow, const CompileOptions& options) {
+  if (options.geometry == nullptr) return true;
+  for (uint32_t i = 0; i < flow.insns.size(); i = flow.next(i)) {
+    const Insn& insn = flow.insns[i];
+    const bool is_value = insn.src == kPseudoMapValue || insn.src == kPseudoMapIdxValue;
+    if (!insn.is_lddw() || !is_value) continue;
+    const MapGeometry map = options.geometry(options.user, static_cast<uint32_t>(insn.imm));
+    const uint64_t bytes = uint64_t{map.max_entries} * map.value_stride;
+    if (map.type != 0 && static_cast<uint32_t>(flow.insns[i + 1].imm) >= bytes) return false;
+  }
+  return true;
+}
+
 Cond condition(uint8_t op) {
   switch (op) {
     case kJeq:
@@ -316,6 +330,9 @@ Result<ProgramImage> compile(std::span<const uint64_t> slots, const CompileOptio
   Flow flow;
   verdict = build_flow(slots, checks, &flow);
   if (!verdict.ok) return fail(EINVAL, verdict.reason);
+  if (!value_offsets_fit(flow, options)) {
+    return fail(EINVAL, "address of a map value is outside the map's values");
+  }
   return JitX86(flow, options).run();
 }
 
