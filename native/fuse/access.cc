@@ -70,9 +70,12 @@ bool is_descendant(int pid, int ancestor) {
   return false;
 }
 
-bool same_user(const ProcStatus& caller, const ProcStatus& target) {
+// Both the real ids, which ptrace(2) looks at, and those that count for files: a set-user-id
+// program that has lowered either does not want to use them.
+bool same_user(const Caller& caller, const ProcStatus& from, const ProcStatus& to) {
   for (int i = 0; i < 3; ++i) {
-    if (target.uid[i] != caller.uid[0] || target.gid[i] != caller.gid[0]) return false;
+    if (to.uid[i] != from.uid[0] || to.gid[i] != from.gid[0]) return false;
+    if (to.uid[i] != caller.uid || to.gid[i] != caller.gid) return false;
   }
   return true;
 }
@@ -92,14 +95,11 @@ int check_access(const Caller& caller, int target_pid, Touch touch) {
   if (yama >= 2) return EACCES;
   const std::optional<ProcStatus> to = read_proc_status(target_pid);
   if (!to) return ESRCH;
-  if (!same_user(*from, *to)) return EACCES;
-  if ((to->caps_permitted & ~from->caps_permitted) != 0) return EACCES;
+  if (!same_user(caller, *from, *to)) return EACCES;
+  if ((to->caps_permitted & ~from->caps_effective) != 0) return EACCES;
   const uint64_t from_namespace = user_namespace_of(caller.tid);
   if (from_namespace == 0 || from_namespace != user_namespace_of(target_pid)) return EACCES;
-  uint32_t uid = 0;
-  uint32_t gid = 0;
-  if (!read_proc_owner(target_pid, &uid, &gid)) return ESRCH;
-  if (uid != to->uid[1] || gid != to->gid[1]) return EACCES;  // not dumpable
+  if (!is_dumpable(target_pid, to->uid[1], to->gid[1])) return EACCES;
   if (yama == 1 && !is_descendant(target_pid, from->tgid)) return EACCES;
   return 0;
 }

@@ -65,7 +65,9 @@ std::optional<ProcStatus> read_proc_status(int tid) {
   const char* uid = field(buf, "\nUid:");
   const char* gid = field(buf, "\nGid:");
   const char* permitted = field(buf, "\nCapPrm:");
-  if (tgid == nullptr || uid == nullptr || gid == nullptr || permitted == nullptr) {
+  const char* effective = field(buf, "\nCapEff:");
+  if (tgid == nullptr || uid == nullptr || gid == nullptr || permitted == nullptr ||
+      effective == nullptr) {
     return std::nullopt;
   }
   ProcStatus out;
@@ -73,6 +75,7 @@ std::optional<ProcStatus> read_proc_status(int tid) {
   if (sscanf(uid, "%u %u %u", &out.uid[0], &out.uid[1], &out.uid[2]) != 3) return std::nullopt;
   if (sscanf(gid, "%u %u %u", &out.gid[0], &out.gid[1], &out.gid[2]) != 3) return std::nullopt;
   out.caps_permitted = strtoull(permitted, nullptr, 16);
+  out.caps_effective = strtoull(effective, nullptr, 16);
   return out;
 }
 
@@ -89,6 +92,14 @@ bool read_proc_owner(int pid, uint32_t* uid, uint32_t* gid) {
   *uid = st.st_uid;
   *gid = st.st_gid;
   return true;
+}
+
+bool is_dumpable(int pid, uint32_t effective_uid, uint32_t effective_gid) {
+  // Not the directory's owner: task_dump_owner() in fs/proc/base.c exempts it.
+  char path[40];
+  snprintf(path, sizeof(path), "/proc/%d/environ", pid);
+  struct stat st;
+  return stat(path, &st) == 0 && st.st_uid == effective_uid && st.st_gid == effective_gid;
 }
 
 uint64_t user_namespace_of(int tid) {

@@ -23,6 +23,7 @@ struct ProcStatus {
   uint32_t uid[3] = {};  // real, effective, saved
   uint32_t gid[3] = {};
   uint64_t caps_permitted = 0;
+  uint64_t caps_effective = 0;
 };
 
 std::optional<ProcStat> read_proc_stat(int pid);
@@ -31,8 +32,13 @@ std::optional<ProcStatus> read_proc_status(int tid);
 /// Thread group of a thread, 0 when it is gone.
 int tgid_of(int tid);
 
-/// Owner that /proc gives the process's directory: root when it is not dumpable.
+/// Effective user and group: the owner of the process's directory.
 bool read_proc_owner(int pid, uint32_t* uid, uint32_t* gid);
+
+/// True when the process lets others of its user look inside (prctl(2), PR_SET_DUMPABLE). /proc
+/// gives the files of one that does not to root; root's own cannot be told apart and count as
+/// dumpable.
+bool is_dumpable(int pid, uint32_t effective_uid, uint32_t effective_gid);
 
 /// Inode of the user namespace of a thread; 0 when it cannot be seen.
 uint64_t user_namespace_of(int tid);

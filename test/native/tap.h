@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdio>
+#include <string_view>
 
 namespace tap {
 
@@ -19,6 +20,13 @@ inline bool equal(long long got, long long want, const char* name) {
   if (ok(got == want, name)) return true;
   std::printf("# got %lld (%#llx), want %lld (%#llx)\n", got, static_cast<unsigned long long>(got),
               want, static_cast<unsigned long long>(want));
+  return false;
+}
+
+inline bool equal(std::string_view got, std::string_view want, const char* name) {
+  if (ok(got == want, name)) return true;
+  std::printf("# got '%.*s', want '%.*s'\n", static_cast<int>(got.size()), got.data(),
+              static_cast<int>(want.size()), want.data());
   return false;
 }
 
