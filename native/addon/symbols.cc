@@ -19,7 +19,9 @@ class ReadSymbols : public Napi::AsyncWorker {
 
   [[nodiscard]] Napi::Promise promise() const { return deferred_.Promise(); }
 
-  void Execute() override { result_ = symbols::read_elf_symbols(path_.c_str(), debug_root_.c_str()); }
+  void Execute() override {
+    result_ = symbols::read_elf_symbols(path_.c_str(), debug_root_.c_str());
+  }
 
   void OnOK() override {
     const Napi::Env env = Env();

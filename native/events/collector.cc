@@ -55,8 +55,7 @@ void append_printk(const uint8_t* data, size_t size, std::string* out) {
   append_number("tid", record.tid, out);
   append_number("cpu", record.cpu, out);
   out->append("\"comm\":");
-  append_json_string(std::string_view(record.comm, strnlen(record.comm, sizeof record.comm)),
-                     *out);
+  append_json_string(std::string_view(record.comm, strnlen(record.comm, sizeof record.comm)), *out);
   out->append(",\"msg\":");
   append_json_string(text, *out);
   out->append("}\n");
@@ -159,8 +158,9 @@ void Collector::report_lost(Source* source, uint32_t ring) {
   const uint64_t lost = rt_ring_lost(&source->map->view, ring);
   if (lost <= source->lost_seen[ring]) return;
   char line[160];
-  snprintf(line, sizeof line, "{\"type\":\"lost\",\"pid\":%u,\"count\":%llu,\"map\":",
-           source->spec.pid, static_cast<unsigned long long>(lost - source->lost_seen[ring]));
+  snprintf(line, sizeof line,
+           "{\"type\":\"lost\",\"pid\":%u,\"count\":%llu,\"map\":", source->spec.pid,
+           static_cast<unsigned long long>(lost - source->lost_seen[ring]));
   source->full_lines.append(line);
   append_json_string(source->spec.map_name, source->full_lines);
   source->full_lines.append("}\n");

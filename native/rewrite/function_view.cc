@@ -27,8 +27,8 @@ bool decode_one(const uint8_t* bytes, size_t size, Decoded* out) {
 }
 
 bool is_direct(const Decoded& d) {
-  return d.insn.operand_count_visible > 0 &&
-         d.operands[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && d.operands[0].imm.is_relative;
+  return d.insn.operand_count_visible > 0 && d.operands[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+         d.operands[0].imm.is_relative;
 }
 
 uint64_t relative_target(const Decoded& d, uint64_t addr) {
@@ -40,10 +40,10 @@ bool is_cond_branch(const Decoded& d) { return d.insn.meta.category == ZYDIS_CAT
 // Tables that the function's code points at: candidates for the targets of its indirect jumps.
 struct TableHints {
   std::vector<uint64_t> bases;
-  bool scaled_jump = false;   // jmp [base + index*8]
-  bool register_jump = false; // jmp reg
-  bool loads_offsets = false; // movsxd: 32-bit table entries relative to the table
-  bool other_jump = false;    // jmp [reg + disp], jmp [rip + x]: leaves the function
+  bool scaled_jump = false;    // jmp [base + index*8]
+  bool register_jump = false;  // jmp reg
+  bool loads_offsets = false;  // movsxd: 32-bit table entries relative to the table
+  bool other_jump = false;     // jmp [reg + disp], jmp [rip + x]: leaves the function
 };
 
 void note_hints(const Decoded& d, uint64_t addr, TableHints* hints) {

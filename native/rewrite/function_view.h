@@ -18,14 +18,14 @@ namespace bpftime::rewrite {
 using MemoryReader = std::function<bool(uint64_t addr, void* out, size_t size)>;
 
 struct Insn {
-  uint32_t off = 0;          // from the function's start
-  uint8_t len = 0;           // bytes, 1..15
-  bool is_branch = false;    // direct jmp, jcc, loop, jrcxz
-  bool is_call = false;      // direct or indirect call
+  uint32_t off = 0;        // from the function's start
+  uint8_t len = 0;         // bytes, 1..15
+  bool is_branch = false;  // direct jmp, jcc, loop, jrcxz
+  bool is_call = false;    // direct or indirect call
   bool is_ret = false;
-  bool ends_flow = false;    // ret, jmp, ud2, hlt: the next byte is not reached from here
+  bool ends_flow = false;  // ret, jmp, ud2, hlt: the next byte is not reached from here
   bool is_indirect_jump = false;
-  bool is_trap = false;      // int3: a breakpoint of somebody, or padding
+  bool is_trap = false;        // int3: a breakpoint of somebody, or padding
   uint64_t branch_target = 0;  // absolute, for direct branches and calls; else 0
 };
 
@@ -35,9 +35,9 @@ struct FunctionView {
   uint32_t size = 0;                     // bytes that belong to the function
   std::vector<Insn> insns;               // in address order; covers [0, size) or stops early
   std::vector<uint64_t> branch_targets;  // sorted; inside the function, from inside it
-  bool has_unknown_jump = false;  // an indirect jump whose targets could not be enumerated
-  bool has_tail_jump = false;     // leaves by a jump instead of a ret
-  uint32_t decoded_end = 0;       // first offset that is not decoded (== size when all is)
+  bool has_unknown_jump = false;         // an indirect jump whose targets could not be enumerated
+  bool has_tail_jump = false;            // leaves by a jump instead of a ret
+  uint32_t decoded_end = 0;              // first offset that is not decoded (== size when all is)
 
   [[nodiscard]] const Insn* at(uint32_t off) const;
 };

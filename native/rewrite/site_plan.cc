@@ -163,9 +163,7 @@ bool emit_rip_relative(CodeBuffer* out, const OneInsn& one, const uint8_t* bytes
   return true;
 }
 
-bool uses_rip(const OneInsn& one) {
-  return (one.insn.attributes & ZYDIS_ATTRIB_IS_RELATIVE) != 0;
-}
+bool uses_rip(const OneInsn& one) { return (one.insn.attributes & ZYDIS_ATTRIB_IS_RELATIVE) != 0; }
 
 bool decode_at(const FunctionView& function, uint32_t off, OneInsn* one) {
   static const ZydisDecoder decoder = [] {
@@ -232,15 +230,15 @@ Result<SitePlan> plan_site(const FunctionView& function, uint64_t addr) {
   if (function.decoded_end < function.size) {
     return fail(EOPNOTSUPP, "part of the function cannot be decoded, so a branch may be hidden");
   }
-  const auto it = std::upper_bound(function.branch_targets.begin(), function.branch_targets.end(),
-                                   begin);
+  const auto it =
+      std::upper_bound(function.branch_targets.begin(), function.branch_targets.end(), begin);
   if (it != function.branch_targets.end() && *it < end) {
     return fail(EOPNOTSUPP, "a branch of the function goes into the first bytes");
   }
-  grown->loops_to_site = std::binary_search(function.branch_targets.begin(),
-                                            function.branch_targets.end(), begin) ||
-                         std::binary_search(function.branch_targets.begin(),
-                                            function.branch_targets.end(), function.addr);
+  grown->loops_to_site =
+      std::binary_search(function.branch_targets.begin(), function.branch_targets.end(), begin) ||
+      std::binary_search(function.branch_targets.begin(), function.branch_targets.end(),
+                         function.addr);
   if (function.has_unknown_jump) {
     return fail(EOPNOTSUPP, "a jump table of the function could not be read");
   }
@@ -252,8 +250,7 @@ Result<RelocatedCode> relocate(const FunctionView& function, const SitePlan& pla
   CodeBuffer code(dest);
   for (uint32_t i = 0; i < plan.count; ++i) {
     const Insn& insn = function.insns[plan.first + i];
-    const uint32_t old_off =
-        static_cast<uint32_t>(function.addr + insn.off - plan.site);
+    const uint32_t old_off = static_cast<uint32_t>(function.addr + insn.off - plan.site);
     out.map.push_back(PcPair{old_off, code.off()});
     const Result<void> emitted = emit_one(function, plan, insn, dest, out.map, &code);
     if (!emitted) return emitted.error();

@@ -11,7 +11,7 @@
 
 namespace bpftime::rewrite {
 
-constexpr uint32_t kJumpBytes = 5;     // e9 rel32
+constexpr uint32_t kJumpBytes = 5;  // e9 rel32
 constexpr uint32_t kWindowBytesMax = 32;
 
 /// An instruction boundary of the window and where the same instruction begins in the copy.
@@ -26,12 +26,12 @@ struct RelocatedCode {
 };
 
 struct SitePlan {
-  uint64_t site = 0;         // where the jump is written
-  uint32_t window = 0;       // bytes displaced, whole instructions, >= kJumpBytes
-  uint32_t first = 0;        // index of the window's first instruction in the function
-  uint32_t count = 0;        // instructions in the window
-  bool at_entry = false;     // flags are dead, no red zone, [rsp] is the return address
-  bool falls_through = true; // the window's end is reached: the copy must jump back there
+  uint64_t site = 0;           // where the jump is written
+  uint32_t window = 0;         // bytes displaced, whole instructions, >= kJumpBytes
+  uint32_t first = 0;          // index of the window's first instruction in the function
+  uint32_t count = 0;          // instructions in the window
+  bool at_entry = false;       // flags are dead, no red zone, [rsp] is the return address
+  bool falls_through = true;   // the window's end is reached: the copy must jump back there
   bool loops_to_site = false;  // a branch of the function goes back to the site: entry may re-fire,
                                // and the top of the stack need not be a return address then
 };

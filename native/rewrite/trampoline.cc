@@ -137,13 +137,13 @@ class Builder {
       code_.put({0xf3, 0x0f, 0xc7, 0xf8});        // rdpid rax: node << 12 | cpu
       code_.put({0x25, 0xff, 0x0f, 0x00, 0x00});  // and eax, 0xfff
       code_.put({0x48, 0xc1, 0xe0, static_cast<int>(spec_.stats_cpu_shift)});  // shl rax, n
-      code_.put({0x48, 0x8d, 0x0d});              // lea rcx, [rip + stats]
+      code_.put({0x48, 0x8d, 0x0d});  // lea rcx, [rip + stats]
       code_.put_rel32(hook.stats);
-      code_.put({0x8b, 0x14, 0x01});              // mov edx, [rcx + rax]
-      code_.put({0x48, 0xff, 0x04, 0x01});        // inc qword [rcx + rax]
-      code_.put({0x81, 0xe2});                    // and edx, every - 1
+      code_.put({0x8b, 0x14, 0x01});        // mov edx, [rcx + rax]
+      code_.put({0x48, 0xff, 0x04, 0x01});  // inc qword [rcx + rax]
+      code_.put({0x81, 0xe2});              // and edx, every - 1
       code_.put_u32(HOOK_SAMPLE_EVERY - 1);
-      code_.put({0x83, 0xfa, 0x01});              // cmp edx, 1: the first call runs cold
+      code_.put({0x83, 0xfa, 0x01});  // cmp edx, 1: the first call runs cold
       code_.put({0x0f, 0x84});
       sample.jump_at = code_.put_rel32_later();
     }
@@ -155,17 +155,17 @@ class Builder {
 
   void emit_sample(const Sample& sample) {
     code_.bind(sample.jump_at, code_.here());
-    code_.put({0x48, 0x01, 0xc1});  // add rcx, rax
-    code_.put({0x51});              // push rcx
+    code_.put({0x48, 0x01, 0xc1});                                      // add rcx, rax
+    code_.put({0x51});                                                  // push rcx
     code_.put({0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0});  // rdtsc; rax |= rdx<<32
     code_.put({0x50});                                                  // push rax
     code_.put({0x48, 0x8d, 0x7c, 0x24, 0x10});                          // lea rdi, [rsp+16]
     call_slot(sample.slot);
     code_.put({0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0});
-    code_.put({0x59, 0x48, 0x29, 0xc8});        // pop rcx; sub rax, rcx
-    code_.put({0x59});                          // pop rcx
-    code_.put({0x48, 0x01, 0x41, 0x08});        // add [rcx+8], rax
-    code_.put({0x48, 0xff, 0x41, 0x10});        // inc qword [rcx+16]
+    code_.put({0x59, 0x48, 0x29, 0xc8});  // pop rcx; sub rax, rcx
+    code_.put({0x59});                    // pop rcx
+    code_.put({0x48, 0x01, 0x41, 0x08});  // add [rcx+8], rax
+    code_.put({0x48, 0xff, 0x41, 0x10});  // inc qword [rcx+16]
     code_.jmp(sample.back);
   }
 

@@ -38,9 +38,9 @@ struct TrampolineSpec {
   bool at_entry = true;
   uint32_t stats_cpu_shift = 0;  // log2 of the bytes between two CPUs' hook_stats
   std::vector<HookCall> on_entry;
-  std::vector<HookCall> on_return;     // only when at_entry
-  uint64_t push_return_slot = 0;       // agent_push_return
-  uint64_t pop_return_slot = 0;        // agent_pop_return
+  std::vector<HookCall> on_return;  // only when at_entry
+  uint64_t push_return_slot = 0;    // agent_push_return
+  uint64_t pop_return_slot = 0;     // agent_pop_return
 };
 
 struct Trampoline {

@@ -118,8 +118,8 @@ void read_segments(Elf* elf, ElfSymbols* out) {
                                       (phdr.p_flags & PF_X) != 0});
     }
     if (phdr.p_type == PT_INTERP && phdr.p_filesz > 1 && phdr.p_filesz < 4096) {
-      const Elf_Data* data = elf_getdata_rawchunk(elf, static_cast<int64_t>(phdr.p_offset),
-                                                  phdr.p_filesz, ELF_T_BYTE);
+      const Elf_Data* data =
+          elf_getdata_rawchunk(elf, static_cast<int64_t>(phdr.p_offset), phdr.p_filesz, ELF_T_BYTE);
       if (data != nullptr) {
         out->interpreter.assign(static_cast<const char*>(data->d_buf), phdr.p_filesz - 1);
       }
@@ -156,9 +156,8 @@ void finish(const std::vector<Section>& code, ElfSymbols* out) {
     return std::any_of(code.begin(), code.end(),
                        [&](const Section& s) { return vaddr >= s.vaddr && vaddr < s.end; });
   };
-  std::erase_if(symbols, [&](const Symbol& s) {
-    return s.kind != SymbolKind::kObject && !in_code(s.vaddr);
-  });
+  std::erase_if(
+      symbols, [&](const Symbol& s) { return s.kind != SymbolKind::kObject && !in_code(s.vaddr); });
   const auto name_of = [&](const Symbol& s) { return out->names.c_str() + s.name; };
   std::stable_sort(symbols.begin(), symbols.end(), [&](const Symbol& a, const Symbol& b) {
     if (a.vaddr != b.vaddr) return a.vaddr < b.vaddr;
@@ -195,8 +194,9 @@ Result<ElfSymbols> read_elf_symbols(const char* path, const char* debug_root) {
   if (static_cast<uint64_t>(st.st_size) > kElfFileBytesMax) return fail(EFBIG, "file over 4 GiB");
   const ElfHandle elf(elf_begin(fd.get(), ELF_C_READ_MMAP, nullptr));
   GElf_Ehdr ehdr;
-  if (elf == nullptr || elf_kind(elf.get()) != ELF_K_ELF || gelf_getehdr(elf.get(), &ehdr) == nullptr ||
-      gelf_getclass(elf.get()) != ELFCLASS64 || ehdr.e_machine != EM_X86_64) {
+  if (elf == nullptr || elf_kind(elf.get()) != ELF_K_ELF ||
+      gelf_getehdr(elf.get(), &ehdr) == nullptr || gelf_getclass(elf.get()) != ELFCLASS64 ||
+      ehdr.e_machine != EM_X86_64) {
     return fail(ENOEXEC, "not an x86-64 ELF file");
   }
   ElfSymbols out;

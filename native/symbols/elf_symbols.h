@@ -30,8 +30,8 @@ struct ElfSymbols {
   std::vector<Symbol> symbols;  // sorted by vaddr; one entry per (vaddr, name)
   std::string names;            // NUL-terminated names, UTF-8 as found
   std::vector<Segment> segments;
-  std::string build_id;    // lower-case hex, empty when there is none
-  std::string interpreter; // PT_INTERP, empty for static programs
+  std::string build_id;     // lower-case hex, empty when there is none
+  std::string interpreter;  // PT_INTERP, empty for static programs
   bool is_position_independent = false;
 };
 

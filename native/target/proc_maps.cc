@@ -17,9 +17,9 @@ namespace bpftime::target {
 namespace {
 
 constexpr uint64_t kReach = (uint64_t{1} << 31) - (uint64_t{1} << 20);
-constexpr uint64_t kMinAddr = 0x10000;            // vm.mmap_min_addr's usual value
-constexpr uint64_t kMaxAddr = 0x7ffffffff000;     // end of user space, 4-level paging
-constexpr uint64_t kHeapRoom = uint64_t{1} << 30; // below this distance the heap may still grow
+constexpr uint64_t kMinAddr = 0x10000;             // vm.mmap_min_addr's usual value
+constexpr uint64_t kMaxAddr = 0x7ffffffff000;      // end of user space, 4-level paging
+constexpr uint64_t kHeapRoom = uint64_t{1} << 30;  // below this distance the heap may still grow
 constexpr uint64_t kStackRoom = uint64_t{16} << 20;
 
 bool read_file(const char* path, std::string* out) {
@@ -106,8 +106,8 @@ Result<ProcStatus> read_status(pid_t pid) {
   ProcStatus out;
   out.tracer = static_cast<pid_t>(status_field(status, "\nTracerPid:"));
   out.seccomp_mode = static_cast<int>(status_field(status, "\nSeccomp:"));
-  out.kernel_thread = status_field(status, "\nKthread:") == 1 ||
-                      status.find("\nVmSize:") == std::string::npos;
+  out.kernel_thread =
+      status_field(status, "\nKthread:") == 1 || status.find("\nVmSize:") == std::string::npos;
   const size_t state = status.find("\nState:\t");
   out.zombie = state != std::string::npos && (status[state + 8] == 'Z' || status[state + 8] == 'X');
   const size_t nspid = status.find("\nNSpid:");
@@ -158,8 +158,8 @@ std::optional<uint64_t> find_hole(const std::vector<Region>& regions, uint64_t n
     if (last) break;
     gap_start = regions[i].end;
     // Behind the main program's data or the heap itself the heap grows upwards.
-    heap_below = regions[i].path == "[heap]" ||
-                 (regions[i].write && regions[i].end < uint64_t{1} << 46);
+    heap_below =
+        regions[i].path == "[heap]" || (regions[i].write && regions[i].end < uint64_t{1} << 46);
   }
   return best;
 }

@@ -41,14 +41,14 @@ struct HookRequest {
 
 /// The wanted state of one site: no hooks = the site goes away.
 struct SiteRequest {
-  uint64_t addr = 0;        // where the user wants the probe
-  uint64_t function = 0;    // start of the function around it
+  uint64_t addr = 0;      // where the user wants the probe
+  uint64_t function = 0;  // start of the function around it
   uint32_t function_size = 0;
   std::vector<HookRequest> hooks;
 };
 
 struct ApplyReport {
-  uint64_t pause_ns = 0;   // all threads stopped
+  uint64_t pause_ns = 0;  // all threads stopped
   uint32_t thread_count = 0;
 };
 
@@ -110,8 +110,8 @@ class Session {
   };
   struct Hook {
     HookRequest request;
-    uint64_t slot = 0;   // holds the entry address of the program
-    uint32_t stat = 0;   // index in the arena's hook_stats
+    uint64_t slot = 0;  // holds the entry address of the program
+    uint32_t stat = 0;  // index in the arena's hook_stats
   };
   struct Site {
     uint32_t id = 0;
@@ -167,7 +167,7 @@ class Session {
   std::shared_ptr<MapObject> log_;
   std::vector<std::unique_ptr<Arena>> arenas_;
   std::unordered_map<uint32_t, Image> images_;
-  std::unordered_map<uint32_t, uint64_t> map_addrs_;   // by map id
+  std::unordered_map<uint32_t, uint64_t> map_addrs_;  // by map id
   std::unordered_map<uint32_t, uint64_t> map_bytes_;
   std::map<uint64_t, std::unique_ptr<Site>> sites_;  // by wanted address
   std::vector<Region> regions_;                      // as of the current operation

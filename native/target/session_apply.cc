@@ -59,10 +59,10 @@ std::vector<uint8_t> jump_bytes(uint64_t from, uint64_t to, uint32_t window) {
 
 struct Session::Change {
   SiteRequest request;
-  Site* site = nullptr;             // the site that exists or will
-  std::unique_ptr<Site> fresh;      // owner while it does not yet
-  std::vector<Hook> hooks;          // wanted
-  std::vector<Hook> dropped;        // present before, not wanted
+  Site* site = nullptr;         // the site that exists or will
+  std::unique_ptr<Site> fresh;  // owner while it does not yet
+  std::vector<Hook> hooks;      // wanted
+  std::vector<Hook> dropped;    // present before, not wanted
   uint64_t body = 0;
   uint32_t body_bytes = 0;
   bool removes = false;
@@ -156,8 +156,8 @@ Result<void> Session::ensure_shadows() {
     return fail(EOPNOTSUPP, "this processor or kernel has no rdfsbase: no return probes");
   }
   std::vector<MapWant> wants;
-  wants.push_back(MapWant::anon(sizeof(shadow_stack) * SHADOW_THREADS, PROT_READ | PROT_WRITE,
-                                MAP_NORESERVE));
+  wants.push_back(
+      MapWant::anon(sizeof(shadow_stack) * SHADOW_THREADS, PROT_READ | PROT_WRITE, MAP_NORESERVE));
   const Result<void> mapped = map_all(&wants);
   if (!mapped) return mapped;
   shadows_ = wants[0].addr;
@@ -182,8 +182,8 @@ Result<void> Session::ensure_program(uint32_t prog_id) {
   for (const auto& map : program->maps) {
     if (map_addrs_.contains(map->id)) continue;
     fresh_maps.push_back(map.get());
-    range.push_back(MapWant::shared(map->storage.get(), map->view.storage_bytes,
-                                    PROT_READ | PROT_WRITE));
+    range.push_back(
+        MapWant::shared(map->storage.get(), map->view.storage_bytes, PROT_READ | PROT_WRITE));
   }
   Result<void> step = map_all(&range);
   if (!step) return step;
@@ -193,8 +193,8 @@ Result<void> Session::ensure_program(uint32_t prog_id) {
     map_bytes_[fresh_maps[i]->id] = fresh_maps[i]->view.storage_bytes;
   }
   std::vector<MapWant> text;
-  text.push_back(MapWant::shared(program->text.get(), text_bytes, PROT_READ | PROT_EXEC,
-                                 image.base));
+  text.push_back(
+      MapWant::shared(program->text.get(), text_bytes, PROT_READ | PROT_EXEC, image.base));
   step = map_all(&text);
   if (!step) return step;
   step = write_got(image);
@@ -277,9 +277,9 @@ Result<void> Session::plan_new(const SiteRequest& request, Site* site) {
   }
   const uint64_t text_bytes = std::min(text->end - text->start, kTextScanBytesMax);
   const Result<std::vector<uint8_t>> whole = original_bytes(text->start, text_bytes);
-  if (whole.ok() && rewrite::branch_enters_window(whole.value(), text->start, plan->site,
-                                                  plan->window, request.function,
-                                                  request.function + size)) {
+  if (whole.ok() &&
+      rewrite::branch_enters_window(whole.value(), text->start, plan->site, plan->window,
+                                    request.function, request.function + size)) {
     return fail(EOPNOTSUPP, "other code jumps into the first bytes");
   }
   site->request = request;
@@ -352,9 +352,9 @@ Result<void> Session::build(Change* change) {
   Site* site = change->site;
   change->dropped = site->hooks;
   for (const HookRequest& request : change->request.hooks) {
-    const auto same = std::find_if(
-        change->dropped.begin(), change->dropped.end(),
-        [&](const Hook& hook) { return hook.request.hook_id == request.hook_id; });
+    const auto same =
+        std::find_if(change->dropped.begin(), change->dropped.end(),
+                     [&](const Hook& hook) { return hook.request.hook_id == request.hook_id; });
     Hook hook;
     hook.request = request;
     if (same != change->dropped.end()) {
@@ -484,7 +484,8 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
     wrote = write_change((*changes)[done], &process, false);
   }
   if (!wrote) {
-    for (size_t i = 0; i < done; ++i) static_cast<void>(write_change((*changes)[i], &process, true));
+    for (size_t i = 0; i < done; ++i)
+      static_cast<void>(write_change((*changes)[i], &process, true));
     return wrote.error();
   }
   ApplyReport report;

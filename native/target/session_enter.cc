@@ -186,10 +186,11 @@ Result<void> Session::install_agent() {
     };
     const Result<int64_t> text = map(0, agent_bytes_, PROT_READ | PROT_EXEC, 0);
     if (!text) return text.error();
-    if (text.value() < 0) return fail(static_cast<int>(-text.value()), "the process cannot map code");
+    if (text.value() < 0)
+      return fail(static_cast<int>(-text.value()), "the process cannot map code");
     agent_ = static_cast<uint64_t>(text.value());
-    const Result<int64_t> data = map(agent_ + header_.data_off, header_.data_bytes,
-                                     PROT_READ | PROT_WRITE, MAP_FIXED);
+    const Result<int64_t> data =
+        map(agent_ + header_.data_off, header_.data_bytes, PROT_READ | PROT_WRITE, MAP_FIXED);
     const Result<int64_t> control = map(0, kControlBytes, PROT_READ | PROT_WRITE, 0);
     if (!data || !control || data.value() < 0 || control.value() < 0) {
       return fail(ENOMEM, "the process cannot map memory");
@@ -207,8 +208,8 @@ Result<void> Session::fill_environment(uint64_t fs_base) {
   if (!log) return log.error();
   log_ = log.value();
   std::vector<MapWant> wants;
-  wants.push_back(MapWant::shared(log_->storage.get(), log_->view.storage_bytes,
-                                  PROT_READ | PROT_WRITE));
+  wants.push_back(
+      MapWant::shared(log_->storage.get(), log_->view.storage_bytes, PROT_READ | PROT_WRITE));
   wants.push_back(MapWant::wipe_on_fork(agent_ + header_.pid_page_off, sizeof(rt_pid_page)));
   const Result<void> mapped = map_all(&wants);
   if (!mapped) return mapped;
@@ -322,7 +323,8 @@ Result<void> Session::run_batch(RemoteThread* thread, MapWant* wants, size_t cou
 Result<void> Session::check_alive() const {
   const Result<ProcStatus> status = read_status(pid_);
   if (!status || status.value().zombie) return fail(ESRCH, "the process is gone");
-  if (status.value().start_time != start_time_) return fail(ESTALE, "the pid is another process now");
+  if (status.value().start_time != start_time_)
+    return fail(ESTALE, "the pid is another process now");
   agent_header seen{};
   const Result<void> read = read_memory(pid_, agent_, &seen, sizeof seen);
   if (!read || memcmp(&seen, &header_, sizeof seen) != 0) {
@@ -375,7 +377,8 @@ bool Session::any_live_return() const {
     if (!read_memory(pid_, at, &head, offsetof(shadow_stack, entries)).ok()) continue;
     if (head.thread_key == 0 || head.depth == 0) continue;
     const size_t bytes = std::min<uint64_t>(head.depth, SHADOW_DEPTH) * sizeof(shadow_entry);
-    if (!read_memory(pid_, at + offsetof(shadow_stack, entries), head.entries, bytes).ok()) continue;
+    if (!read_memory(pid_, at + offsetof(shadow_stack, entries), head.entries, bytes).ok())
+      continue;
     for (size_t e = 0; e < bytes / sizeof(shadow_entry); ++e) {
       uint64_t now = 0;
       if (head.entries[e].slot != ~uint64_t{0} &&

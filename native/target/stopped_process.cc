@@ -94,8 +94,8 @@ Result<void> StoppedProcess::stop_all() {
     }
     // A list without news, read while all known threads stand still, is complete: nobody is left
     // who could have created one more.
-    if (!found_new) return threads_.empty() ? Result<void>(fail(ESRCH, "the process ended"))
-                                            : Result<void>();
+    if (!found_new)
+      return threads_.empty() ? Result<void>(fail(ESRCH, "the process ended")) : Result<void>();
   }
   return fail(ETIMEDOUT, "the process creates threads faster than they can be stopped");
 }
@@ -104,8 +104,7 @@ StoppedProcess::~StoppedProcess() {
   for (const Thread& thread : threads_) release_thread(thread.tid, thread.regs, thread.dirty);
 }
 
-bool StoppedProcess::anyone_inside(
-    const std::vector<std::pair<uint64_t, uint64_t>>& ranges) const {
+bool StoppedProcess::anyone_inside(const std::vector<std::pair<uint64_t, uint64_t>>& ranges) const {
   const Result<std::vector<Region>> regions = read_regions(pid_);
   if (!regions) return false;  // gone: nobody is anywhere
   std::pair<uint64_t, uint64_t> vdso{0, 0};
