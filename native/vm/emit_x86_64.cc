@@ -203,6 +203,13 @@ void Emitter::rorx(Reg dst, Reg src, uint8_t count, bool wide) {
   byte(count);
 }
 
+void Emitter::setcc(Cond cond, Reg reg) {
+  rex(false, 0, 0, reg, reg >= kRsp);
+  byte(0x0f);
+  byte(static_cast<uint8_t>(0x90 | cond));
+  byte(static_cast<uint8_t>(0xc0 | (reg & 7)));
+}
+
 void Emitter::unary(Unary op, Reg reg, bool wide) {
   op_reg(0xf7, static_cast<uint8_t>(op), reg, wide);
 }

@@ -87,6 +87,7 @@ class Emitter {
   void shift_cl(Shift op, Reg reg, bool wide);
   void shift_bmi2(Shift op, Reg dst, Reg src, Reg count, bool wide);
   void rorx(Reg dst, Reg src, uint8_t count, bool wide);
+  void setcc(Cond cond, Reg reg);  // writes the low byte only
   void unary(Unary op, Reg reg, bool wide);
   void imul(Reg dst, Reg src, bool wide);
   void imul_imm(Reg dst, Reg src, int32_t imm, bool wide);

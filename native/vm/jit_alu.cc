@@ -65,6 +65,7 @@ bool reciprocal(uint32_t divisor, uint32_t* multiplier, uint8_t* shift) {
 uint32_t JitX86::compile_alu(uint32_t slot) {
   uint32_t fused = fuse_extension(slot);
   if (fused == 0) fused = fuse_rotate(slot);
+  if (fused == 0) fused = fuse_boolean(slot);
   if (fused == 0) fused = fuse_mov(slot);
   if (fused != 0) return fused;
   const Insn& insn = insn_at(slot);
@@ -179,17 +180,11 @@ uint32_t JitX86::fuse_mov(uint32_t slot) {
   const bool is_imm = !next->src_is_reg();
   switch (next->op()) {
     case kAdd:
-      if (is_imm) {
-        emit_.lea(dst, Mem{src, imm}, wide);
-      } else {
-        const Reg index = next->src == mov.dst ? src : reg(next->src);
-        emit_.lea(dst, Mem{src, 0, index, 1}, wide);
-      }
-      return 2;
+      if (is_imm) return fuse_address(slot, Mem{src, imm}, wide);
+      return fuse_address(slot, Mem{src, 0, next->src == mov.dst ? src : reg(next->src), 1}, wide);
     case kSub:
       if (!is_imm || imm == INT32_MIN) return 0;
-      emit_.lea(dst, Mem{src, -imm}, wide);
-      return 2;
+      return fuse_address(slot, Mem{src, -imm}, wide);
     case kMul:
       if (!is_imm || imm == 0 || is_power_of_two(static_cast<uint32_t>(imm))) return 0;
       emit_.imul_imm(dst, src, imm, wide);
@@ -208,6 +203,47 @@ uint32_t JitX86::fuse_mov(uint32_t slot) {
     default:
       return 0;
   }
+}
+
+/// mov A, B; A += x is an lea; with a load through A that nobody needs afterwards, just the load.
+uint32_t JitX86::fuse_address(uint32_t slot, Mem mem, bool wide) {
+  const uint8_t pointer = insn_at(slot).dst;
+  const Insn* load = follower(slot, 2);
+  if (wide && load != nullptr && load->cls() == kLdx && load->src == pointer &&
+      (load->dst == pointer || !is_live_after(slot + 2, pointer))) {
+    const int64_t disp = int64_t{mem.disp} + load->off;
+    if (disp == static_cast<int32_t>(disp)) {
+      mem.disp = static_cast<int32_t>(disp);
+      if (load->mode() == kModeMemsx) {
+        emit_.load_signed(reg(load->dst), mem, load->size_bytes());
+      } else {
+        emit_.load(reg(load->dst), mem, load->size_bytes());
+      }
+      return 3;
+    }
+  }
+  emit_.lea(reg(pointer), mem, wide);
+  return 2;
+}
+
+/// A = 1; if c goto over; A = 0; over: (or with 0 and 1 exchanged) is a setcc.
+uint32_t JitX86::fuse_boolean(uint32_t slot) {
+  const Insn& first = insn_at(slot);
+  if (!is_imm_op(&first, kMov, is_wide(first)) || (first.imm & ~1) != 0) return 0;
+  const Insn* branch = follower(slot, 1);
+  if (branch == nullptr || !branch->is_branch()) return 0;
+  const uint32_t over = flow_.jump_target(slot + 1);
+  const Insn* second = follower(slot, 2);
+  if (over != slot + 3 || second == nullptr || second->dst != first.dst) return 0;
+  if (!is_imm_op(second, kMov, is_wide(*second)) || second->imm != (first.imm ^ 1)) return 0;
+  const bool compares_it =
+      branch->dst == first.dst || (branch->src_is_reg() && branch->src == first.dst);
+  if (compares_it) return 0;
+  const Reg dst = reg(first.dst);
+  emit_.zero(dst);
+  const x86::Cond cond = compare(*branch);
+  emit_.setcc(first.imm == 1 ? cond : x86::negate(cond), dst);
+  return 3;
 }
 
 void JitX86::compile_mov(const Insn& insn) {

@@ -225,7 +225,7 @@ uint32_t JitX86::compile_insn(uint32_t slot) {
   } else if (insn.is_goto()) {
     jump_to(slot, flow_.jump_target(slot));
   } else {
-    compile_branch(slot);
+    return compile_branch(slot);
   }
   return 1;
 }
@@ -234,11 +234,18 @@ void JitX86::jump_to(uint32_t slot, uint32_t target) {
   if (target != slot + 1) emit_.jmp(labels_[target]);
 }
 
-void JitX86::compile_branch(uint32_t slot) {
+uint32_t JitX86::compile_branch(uint32_t slot) {
   const uint32_t target = flow_.jump_target(slot);
-  if (target == slot + 1) return;
+  if (target == slot + 1) return 1;
   const Cond cond = compare(flow_.insns[slot]);
+  // "if c goto over; goto there; over:" is one jump.
+  const Insn* next = follower(slot, 1);
+  if (next != nullptr && next->is_goto() && target == slot + 2) {
+    emit_.jcc(x86::negate(cond), labels_[flow_.jump_target(slot + 1)]);
+    return 2;
+  }
   emit_.jcc(cond, labels_[target]);
+  return 1;
 }
 
 Cond JitX86::compare(const Insn& insn) {

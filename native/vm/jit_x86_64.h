@@ -45,7 +45,7 @@ class JitX86 {
   void prologue(const Subprog& subprog);
   void epilogue();
   uint32_t compile_insn(uint32_t slot);
-  void compile_branch(uint32_t slot);
+  uint32_t compile_branch(uint32_t slot);
   x86::Cond compare(const Insn& insn);
   void jump_to(uint32_t slot, uint32_t target);
   uint32_t compile_lddw(uint32_t slot);
@@ -64,6 +64,8 @@ class JitX86 {
   uint32_t fuse_extension(uint32_t slot);
   uint32_t fuse_rotate(uint32_t slot);
   uint32_t fuse_mov(uint32_t slot);
+  uint32_t fuse_address(uint32_t slot, x86::Mem mem, bool wide);
+  uint32_t fuse_boolean(uint32_t slot);
   void compile_mov(const Insn& insn);
   void compile_add_sub(const Insn& insn);
   void compile_logic(const Insn& insn);

@@ -206,7 +206,7 @@ class RandomProgram {
     const int32_t width = cls == 7 ? 64 : 32;
     const int32_t n = 1 + static_cast<int32_t>(below(static_cast<uint32_t>(width) - 1));
     const int32_t near = chance(5) ? 1 : 0;
-    switch (below(4)) {
+    switch (below(7)) {
       case 0:  // rotation
         put(static_cast<uint8_t>(chance(4) ? 0xbc : 0xb8 | cls), a, b, 0, 0);
         put(static_cast<uint8_t>((chance(2) ? 0x60 : 0x70) | cls), a, 0, 0, n);
@@ -226,6 +226,38 @@ class RandomProgram {
         put(static_cast<uint8_t>(chance(2) ? 0xbc : 0xbf), a, b, 0, 0);
         random_alu();
         break;
+      case 3: {  // boolean
+        const auto kind = static_cast<uint8_t>(chance(2) ? 5 : 6);
+        const uint32_t one = below(2);
+        put(static_cast<uint8_t>(chance(2) ? 0xb7 : 0xb4), a, 0, 0, one);
+        put(static_cast<uint8_t>((chance(2) ? 0x10 : 0x60) | kind), b, 0, 1,
+            static_cast<int64_t>(number()));
+        put(static_cast<uint8_t>(chance(2) ? 0xb7 : 0xb4), near ? b : a, 0, 0, one ^ 1);
+        break;
+      }
+      case 4: {  // branch around a goto
+        const auto kind = static_cast<uint8_t>(chance(2) ? 5 : 6);
+        put(static_cast<uint8_t>((chance(2) ? 0x40 : 0xc0) | kind), b, 0, 1,
+            static_cast<int64_t>(number()));
+        skip_until_.push_back(static_cast<uint32_t>(slots_.size()));
+        put(0x05, 0, 0, 0, 0);
+        break;
+      }
+      case 5: {  // load through a sum
+        const uint8_t index = a == b ? 9 : b;
+        const auto off = static_cast<int32_t>(below(kContextBytes - 7 - 8));
+        put(0xb7, index == 9 ? a : index, 0, 0, 8);
+        if (index == 9) {
+          put(0x0f, a, 6, 0, 0);
+          put(0x71, a, a, off, 0);
+          break;
+        }
+        put(0xbf, a, 6, 0, 0);
+        put(0x0f, a, index, 0, 0);
+        put(static_cast<uint8_t>(chance(2) ? 0x79 : 0x91), near ? index : a, a, off, 0);
+        if (near) load_number(a);
+        break;
+      }
       default:  // mov32 of itself
         alu(0xbc, a, a);
     }
