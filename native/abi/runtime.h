@@ -10,17 +10,17 @@
 #define RT_ENV_V1 1u
 
 struct rt_env {
-  u32 version;          /* RT_ENV_V1 */
-  s32 tid_fs_offset;    /* where libc keeps the thread id relative to fs base; -1: ask the kernel */
+  u32 version;       /* RT_ENV_V1 */
+  s32 tid_fs_offset; /* where libc keeps the thread id relative to fs base; <= 0: ask the kernel */
   u64 clock_gettime_fn; /* the vDSO's __vdso_clock_gettime; 0: use the system call */
-  struct vm_map log;    /* ring buffer for trace_printk records (struct printk_record); base 0: none */
-  u32 cpu_count;        /* possible CPUs */
-  u32 pid;              /* process id in its own pid namespace; revalidated after fork */
-  u64 tsc_mult;         /* reserved for clock by rdtsc; 0: unused */
-  u64 lost_printk;      /* printk records that found the ring full */
-  u32 guard_mode;       /* 1: SIGSEGV and SIGBUS are ours, see vm/rt/guard.h; 0: read by system call */
-  u32 pid_cached;       /* 1: the page rt_pid_page has MADV_WIPEONFORK, so the pid may be kept in it */
-  u32 ns_tag;           /* any 7 bits that tell pid namespaces apart, for lock recovery; 0: ours */
+  struct vm_map log; /* ring buffer for trace_printk records (struct printk_record); base 0: none */
+  u32 cpu_count;     /* possible CPUs */
+  u32 pid;           /* process id in its own pid namespace; revalidated after fork */
+  u64 tsc_mult;      /* reserved for clock by rdtsc; 0: unused */
+  u64 lost_printk;   /* printk records that found the ring full */
+  u32 guard_mode;    /* 1: SIGSEGV and SIGBUS are ours, see vm/rt/guard.h; 0: read by system call */
+  u32 pid_cached;    /* 1: the page rt_pid_page has MADV_WIPEONFORK, so the pid may be kept in it */
+  u32 ns_tag;        /* any 7 bits that tell pid namespaces apart, for lock recovery; 0: ours */
   u32 reserved;
 };
 ABI_ASSERT(sizeof(struct rt_env) == 128, "the daemon writes this into targets");

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <mutex>
 
 #include "../vm/rt/helpers.h"
 #include "../vm/rt/map.h"
@@ -156,6 +157,15 @@ MapGeometry geometry_of(void* user, uint32_t map_id) {
   return {};
 }
 
+// Maps are locked with thread ids and programs run here in tests: both need to know this process.
+void prepare_runtime() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    rt_env_init_hosted();
+    rt_env.cpu_count = possible_cpu_count();
+  });
+}
+
 void add_line(std::string& log, size_t insn, const char* reason) {
   char prefix[40];
   std::snprintf(prefix, sizeof(prefix), "insn %zu: ", insn);
@@ -180,6 +190,7 @@ uint32_t possible_cpu_count() {
 }
 
 Result<std::shared_ptr<MapObject>> create_map(const MapSpec& spec) {
+  prepare_runtime();
   auto map = std::make_shared<MapObject>();
   vm_map& view = map->view;
   view.type = spec.type;
@@ -215,6 +226,7 @@ Result<std::shared_ptr<ProgObject>> create_prog(const ProgSpec& spec, std::strin
   if (spec.insns.empty() || spec.insns.size() > kInsnCountMax) {
     return fail(E2BIG, "no instructions, or too many");
   }
+  prepare_runtime();
   auto prog = std::make_shared<ProgObject>();
   prog->name = spec.name;
   prog->type = spec.type;

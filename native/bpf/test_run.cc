@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <mutex>
 
 #include "../abi/frame.h"
 #include "../vm/interp.h"
@@ -45,19 +44,10 @@ void run_timed(const TestRun& how, TestResult& result, Run run) {
   result.duration_ns = static_cast<uint32_t>((now_ns() - start_ns) / how.repeat);
 }
 
-void prepare_runtime() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    rt_env_init_hosted();
-    rt_env.cpu_count = possible_cpu_count();
-  });
-}
-
 }  // namespace
 
 Result<TestResult> test_run(const ProgObject& prog, const TestRun& run) {
   if (run.ctx.size() > kCtxBytesMax) return fail(E2BIG, "context is larger than a page");
-  prepare_runtime();
   TestResult result;
   result.ctx.resize(std::max(run.ctx.size(), sizeof(probe_frame)));
   if (!run.ctx.empty()) std::memcpy(result.ctx.data(), run.ctx.data(), run.ctx.size());

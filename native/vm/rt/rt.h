@@ -109,7 +109,7 @@ RT_INLINE u32 rt_cpu(u32 count) {
 
 RT_INLINE u32 rt_tid(void) {
   s64 off = rt_env.tid_fs_offset;
-  if (RT_LIKELY(off >= 0)) {
+  if (RT_LIKELY(off > 0)) {
     u32 tid;
     __asm__ volatile("movl %%fs:(%1), %0" : "=r"(tid) : "r"(off));
     return tid;
@@ -125,7 +125,7 @@ RT_INLINE u32 rt_tid(void) {
 #define RT_OWNER_NS_MASK 0x7fu
 RT_INLINE u32 rt_owner(void) {
   u32 ns = (rt_env.ns_tag & RT_OWNER_NS_MASK) << RT_OWNER_NS_SHIFT;
-  if (RT_LIKELY(rt_env.tid_fs_offset >= 0)) return ns | (rt_tid() & RT_OWNER_ID_MASK);
+  if (RT_LIKELY(rt_env.tid_fs_offset > 0)) return ns | (rt_tid() & RT_OWNER_ID_MASK);
   return ns | RT_OWNER_PROCESS | (rt_env.pid & RT_OWNER_ID_MASK);
 }
 /* 0: certainly gone. */
