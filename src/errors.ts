@@ -73,9 +73,12 @@ export function fail(
 
 const isErrno = (name: string): name is Errno => Object.hasOwn(errnoMeaning, name);
 
+/** Numbers that node's own table lacks (include/uapi/asm-generic/errno.h). */
+const LINUX_ERRNO: Readonly<Record<string, number>> = { ...constants.errno, ENOTUNIQ: 76 };
+
 /** The kernel's number for an errno name; EIO's for an unknown one. */
 export function errnoNumber(errno: string): number {
-  return (constants.errno as Record<string, number>)[errno] ?? constants.errno.EIO;
+  return LINUX_ERRNO[errno] ?? constants.errno.EIO;
 }
 
 /**
