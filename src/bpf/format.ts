@@ -11,8 +11,12 @@ export function formatValue(plan: Plan, bytes: Buffer): string {
   return run.out;
 }
 
+const endsOfPlan = new WeakMap<Plan, Map<number, number>>();
+
 /** For each object or array operation, the index of its end. */
 export function planEnds(plan: Plan): Map<number, number> {
+  const known = endsOfPlan.get(plan);
+  if (known !== undefined) return known;
   const ends = new Map<number, number>();
   const open: number[] = [];
   for (let i = 0; i < plan.ops.length / 4; i++) {
@@ -20,6 +24,7 @@ export function planEnds(plan: Plan): Map<number, number> {
     if (code === PlanCode.object || code === PlanCode.array) open.push(i);
     if (code === PlanCode.end) ends.set(open.pop() ?? 0, i);
   }
+  endsOfPlan.set(plan, ends);
   return ends;
 }
 
