@@ -23,6 +23,8 @@ export interface AttachRequest {
   name: string;
   path: string;
   bytes: Buffer;
+  /** Thread group of who asks. */
+  callerPid: number;
 }
 
 /** Told about every change, so that files and streams can follow. */
@@ -72,7 +74,7 @@ export class AttachEngine {
    */
   async attach(request: AttachRequest): Promise<AttachedObject> {
     return await this.#serially(request.pid, async () => {
-      refuseProcess(request.pid);
+      refuseProcess(request.pid, request.callerPid);
       const info = await loadObject(request);
       try {
         return await this.#attachLoaded(request, info);
@@ -112,6 +114,12 @@ export class AttachEngine {
 
   async #resolve(pid: Pid, plan: HookPlan): Promise<Place> {
     const place = await resolvePlace(pid, plan.place);
+    if (place.isGoCode) {
+      fail(
+        'EOPNOTSUPP',
+        `${plan.place}: ${place.module.name} is Go code, whose small stacks a probe would overrun (probe a C library of the process instead)`,
+      );
+    }
     if (!plan.onReturn) return place;
     if (place.addr !== place.functionAddr) {
       fail(
@@ -339,7 +347,13 @@ export class AttachEngine {
   }
 }
 
-function refuseProcess(pid: Pid): void {
+function refuseProcess(pid: Pid, callerPid: number): void {
+  if (pid === callerPid) {
+    fail(
+      'EOPNOTSUPP',
+      `${pid}: it is the process that writes, and waits for us (copy from another process)`,
+    );
+  }
   if (pid === process.pid) fail('EPERM', `${pid}: it is this daemon (attach to another process)`);
   if (pid === 1)
     fail('EPERM', '1: the init process is not touched (a fault there ends the machine)');

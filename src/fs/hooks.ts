@@ -150,8 +150,15 @@ function payloadRow(engine: AttachEngine, dir: AttachDir, pattern: string, doc: 
     handlers: {
       commit: async (context, bytes) => {
         if (dir !== 'hooks') parsePlace(name(context));
-        const { path } = context;
-        await engine.attach({ pid: pidOf(context), dir, name: name(context), path, bytes });
+        const { path, caller } = context;
+        await engine.attach({
+          pid: pidOf(context),
+          dir,
+          name: name(context),
+          path,
+          bytes,
+          callerPid: caller.pid,
+        });
       },
       unlink: (context) => engine.detach(pidOf(context), context.path),
     },

@@ -20,6 +20,8 @@ export interface Place {
   functionSize: number;
   /** The address meant. */
   addr: Addr;
+  /** The module was made by the Go compiler. */
+  isGoCode: boolean;
 }
 
 /** A module with its symbols and where it lies. */
@@ -126,6 +128,9 @@ function whereOf(modules: LoadedModule[]): string {
     : names.join(', ');
 }
 
+/** Every Go program has the function that grows its small stacks. */
+const isGo = (loaded: LoadedModule) => loaded.table.find('runtime.morestack').length > 0;
+
 function placeOfSymbol(name: PlaceName, { loaded, symbol }: Candidate): Place {
   if (symbol.kind === 'ifunc') {
     fail(
@@ -147,6 +152,7 @@ function placeOfSymbol(name: PlaceName, { loaded, symbol }: Candidate): Place {
     functionAddr,
     functionSize: symbol.size,
     addr: (functionAddr + name.offset) as Addr,
+    isGoCode: isGo(loaded),
   };
 }
 
@@ -174,7 +180,15 @@ function placeOfAddress(name: PlaceName, modules: LoadedModule[]): Place {
     }
     const functionAddr = (loaded.bias + symbol.vaddr) as Addr;
     const addr = (loaded.bias + vaddr) as Addr;
-    return { name, module: loaded.module, symbol, functionAddr, functionSize: symbol.size, addr };
+    return {
+      name,
+      module: loaded.module,
+      symbol,
+      functionAddr,
+      functionSize: symbol.size,
+      addr,
+      isGoCode: isGo(loaded),
+    };
   }
   return fail('ENOENT', `${name.text}: no executable code there`);
 }
