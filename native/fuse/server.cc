@@ -273,7 +273,10 @@ void Server::op_interrupt(const Request& request) {
   }
   for (auto& [id, pending] : pending_) {
     if (pending.unique != unique) continue;
-    give_up(pending, EINTR);
+    if (pending.self_target && pending.sent)
+      answer_early(pending);
+    else
+      give_up(pending, EINTR);
     return;
   }
   // Not here: it was answered while the interrupt was on its way.

@@ -92,6 +92,8 @@ class Server {
     ControlRequest request;
     Clock::time_point deadline;
     bool sent = false;
+    bool self_target = false;  // the caller is the process that it wants to change
+    uint32_t written = 0;      // body of a successful answer to write(2); 0: none
     Completion done;
   };
   struct Waiter {
@@ -127,6 +129,7 @@ class Server {
     std::string data;
     std::string to;
     bool truncate = false;
+    uint32_t written = 0;
   };
   void ask(const Request& request, Question question, Completion done);
   void deliver(Pending& pending);
@@ -134,6 +137,7 @@ class Server {
   void next_question(const NodePtr& node);
   /// The kernel gets its answer now; JavaScript is told to stop.
   void give_up(Pending& pending, int errnum);
+  void answer_early(Pending& pending);
 
   // server_lookup.cc: names and attributes
   void op_lookup(const Request& request);

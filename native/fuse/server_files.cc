@@ -254,6 +254,7 @@ void Server::ask_line(const Request& request, Handle& file, std::string lines, u
   }
   Question question{ControlOp::kLine, node, table_.path_of(*node), node->cls->name,
                     std::move(lines), {},   file.replaces};
+  question.written = written;
   ask(request, std::move(question),
       [this, node, written, fh = file.id](uint64_t unique, int errnum, std::string&) {
         Handle* opened = handle(fh);

@@ -27,6 +27,9 @@ void Server::ask(const Request& request, Question question, Completion done) {
   pending.request.caller = request.caller();
   const int tgid = tgid_of(pending.request.caller.tid);
   if (tgid != 0) pending.request.caller.tid = tgid;
+  pending.written = question.written;
+  pending.self_target =
+      pending.node != nullptr && pending.node->proc != nullptr && pending.node->proc->pid == tgid;
   if (pending.node != nullptr && pending.node->busy) {
     pending.node->waiting_requests.push_back(id);
     pending.deadline =
@@ -67,6 +70,16 @@ void Server::next_question(const NodePtr& node) {
     return;
   }
   table_.collect(node);
+}
+
+// A process that changes itself waits in its own request and cannot be stopped in it. Stopping it
+// interrupts the request: it gets its answer now and stops on the way out of the system call.
+// What fails after that is found in last_error only.
+void Server::answer_early(Pending& pending) {
+  fuse_write_out out = {};
+  out.size = pending.written;
+  send(pending.unique, 0, &out, pending.written != 0 ? sizeof(out) : 0);
+  pending.unique = 0;
 }
 
 void Server::give_up(Pending& pending, int errnum) {

@@ -1,6 +1,15 @@
 // `bpftimefs mount`: serves until umount or a signal; `--daemon` puts it behind.
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, fstatSync, mkdtempSync, openSync, readSync, rmSync } from 'node:fs';
+import {
+  closeSync,
+  fstatSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readSync,
+  rmdirSync,
+  rmSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { ControlFs, type RowsFactory } from '../fs/control-fs.js';
@@ -23,6 +32,24 @@ const invitation = (mountpoint: string) => `bpftimefs is mounted on ${mountpoint
 umount ${mountpoint} or Ctrl-C ends it.
 `;
 
+/** Makes the mount point when there is none; true when it was made and should go again. */
+function makeDirectory(mountpoint: string): boolean {
+  try {
+    mkdirSync(mountpoint);
+    return true;
+  } catch {
+    return false; // it is there, or mounting will say what is wrong with it
+  }
+}
+
+function removeDirectory(mountpoint: string): void {
+  try {
+    rmdirSync(mountpoint);
+  } catch {
+    // Somebody put something there meanwhile: theirs now.
+  }
+}
+
 /** Mounts in this process and resolves when the mount has ended. */
 export async function serve(
   command: MountCommand,
@@ -30,6 +57,7 @@ export async function serve(
 ): Promise<void> {
   const mountpoint = resolve(command.mountpoint);
   const fs = new ControlFs(factories);
+  const made = makeDirectory(mountpoint);
   fs.start({ mountpoint, allowOther: command.allowOther });
   const stopStatus = startStatus(fs);
   process.stdout.write(invitation(mountpoint));
@@ -47,6 +75,7 @@ export async function serve(
   });
   stopStatus();
   await fs.stop();
+  if (made) removeDirectory(mountpoint);
 }
 
 /** Starts the same command in the background; resolves when it is mounted. */

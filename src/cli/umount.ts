@@ -14,7 +14,7 @@ export function isMounted(mountpoint: string): boolean {
   return top?.includes(' - fuse.bpftimefs ') ?? false;
 }
 
-/** Unmounts lazily when files are open. @returns the exit code */
+/** Unmounts even when files are open: whoever waits in them gets ENOTCONN. @returns the exit code */
 export function umount(path: string): number {
   const mountpoint = resolve(path);
   if (!isMounted(mountpoint)) {
@@ -23,7 +23,7 @@ export function umount(path: string): number {
   }
   const command =
     process.getuid?.() === 0
-      ? ['umount', '-l', '--', mountpoint]
+      ? ['umount', '-f', '-l', '--', mountpoint]
       : ['fusermount3', '-u', '-z', '--', mountpoint];
   const [program, ...args] = command as [string, ...string[]];
   return spawnSync(program, args, { stdio: 'inherit' }).status ?? 1;

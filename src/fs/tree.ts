@@ -45,7 +45,7 @@ export function readmeText(dir: Row, children: readonly Row[]): string {
   const names = children.map((row) => lastPart(row.pattern) + (row.kind === 'dir' ? '/' : ''));
   const width = Math.max(...names.map((name) => name.length), 6) + 2;
   const lines = children.map((row, i) => `  ${names[i]!.padEnd(width)}${row.doc}`);
-  return `${[dir.doc, '', ...lines].join('\n')}\n`;
+  return `${[dir.doc, ...(lines.length > 0 ? [''] : []), ...lines].join('\n')}\n`;
 }
 
 /** The FILES section of the man page: the whole tree, one line each. */

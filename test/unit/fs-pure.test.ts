@@ -149,7 +149,7 @@ t.test('the tree', async (t) => {
     README: '/procs/<pid>/README',
     up: '/procs/<pid>/up',
   });
-  t.equal(cls('/groups/<g>/README')?.content, 'a group\n\n');
+  t.equal(cls('/groups/<g>/README')?.content, 'a group\n');
   t.equal(tree.lookupRowOf('/sym')?.doc, 'a symbol');
   t.same(paramsOf('/procs/<pid>/up/<fn>', '/procs/12/up/main'), { pid: '12', fn: 'main' });
   t.equal(modeOf(rows[0]!), 0o755);
