@@ -179,7 +179,8 @@ class ContextScan {
       const Insn& insn = flow_.insns[i];
       step(i, insn, &state);
       if (insn.is_branch() || insn.is_goto()) merge(flow_.jump_target(i), state);
-      if (insn.is_goto() || insn.is_exit()) state.is_set = false;
+      const bool ends = insn.is_goto() || insn.is_exit() || flow_.decided[i] == Flow::kAlways;
+      if (ends) state.is_set = false;
     }
     return changed_;
   }

@@ -34,6 +34,7 @@ void decode_all(std::span<const uint64_t> slots, Flow* flow) {
   flow->is_target.assign(count, 0);
   flow->is_second.assign(count, 0);
   flow->is_reachable.assign(count, 0);
+  flow->decided.assign(count, Flow::kOpen);
   for (size_t i = 0; i < count; ++i) flow->insns[i] = decode(slots[i]);
   for (size_t i = 0; i + 1 < count; ++i) {
     if (flow->is_second[i] == 0 && flow->insns[i].is_lddw()) flow->is_second[i + 1] = 1;
@@ -86,6 +87,66 @@ Verdict check_jumps(Flow* flow, const Subprog& subprog) {
   return refuse(*flow, last, "control falls off the end of the function");
 }
 
+template <typename U, typename S>
+bool compare(uint8_t op, U a, U b) {
+  const auto sa = static_cast<S>(a);
+  const auto sb = static_cast<S>(b);
+  switch (op) {
+    case kJeq:
+      return a == b;
+    case kJne:
+      return a != b;
+    case kJgt:
+      return a > b;
+    case kJge:
+      return a >= b;
+    case kJlt:
+      return a < b;
+    case kJle:
+      return a <= b;
+    case kJset:
+      return (a & b) != 0;
+    case kJsgt:
+      return sa > sb;
+    case kJsge:
+      return sa >= sb;
+    case kJslt:
+      return sa < sb;
+    default:
+      return sa <= sb;
+  }
+}
+
+/// The number that a constant load leaves in its register; false for addresses.
+bool constant_value(const Flow& flow, int64_t def, uint64_t* value) {
+  if (def < 0) return false;
+  const Insn& insn = flow.insns[def];
+  if (insn.is_lddw()) {
+    *value = lddw_imm(insn, flow.insns[def + 1]);
+    return insn.src == 0;
+  }
+  *value = insn.cls() == kAlu64 ? static_cast<uint64_t>(int64_t{insn.imm})
+                                : uint64_t{static_cast<uint32_t>(insn.imm)};
+  return true;
+}
+
+/// Whether a branch can go both ways. Loaders turn "does this field exist" into the comparison of
+/// two constants, and what stands behind it may then be impossible code.
+Flow::Decision decide(const Flow& flow, uint32_t slot) {
+  const Insn& insn = flow.insns[slot];
+  uint64_t left = 0;
+  uint64_t right = static_cast<uint64_t>(int64_t{insn.imm});
+  if (!constant_value(flow, constant_def(flow, slot, insn.dst), &left)) return Flow::kOpen;
+  if (insn.src_is_reg() && !constant_value(flow, constant_def(flow, slot, insn.src), &right)) {
+    return Flow::kOpen;
+  }
+  const bool taken = insn.cls() == kJmp
+                         ? compare<uint64_t, int64_t>(insn.op(), left, right)
+                         : compare<uint32_t, int32_t>(insn.op(), static_cast<uint32_t>(left),
+                                                      static_cast<uint32_t>(right));
+  return taken ? Flow::kAlways : Flow::kNever;
+}
+
 void mark_reachable(Flow* flow, const Subprog& subprog, std::vector<uint32_t>* work) {
   work->assign(1, subprog.start);
   while (!work->empty()) {
@@ -95,10 +156,33 @@ void mark_reachable(Flow* flow, const Subprog& subprog, std::vector<uint32_t>* w
       flow->is_reachable[i] = 1;
       const Insn& insn = flow->insns[i];
       if (insn.is_exit()) break;
-      if (insn.is_branch()) work->push_back(flow->jump_target(i));
-      i = insn.is_goto() ? flow->jump_target(i) : flow->next(i);
+      bool jumps = insn.is_goto();
+      if (insn.is_branch()) {
+        flow->decided[i] = decide(*flow, i);
+        jumps = flow->decided[i] == Flow::kAlways;
+        if (flow->decided[i] == Flow::kOpen) work->push_back(flow->jump_target(i));
+      }
+      i = jumps ? flow->jump_target(i) : flow->next(i);
     }
   }
+}
+
+bool helper_exists(uint32_t id, const ValidateOptions& options) {
+  return id < kHelperIdMax && (options.helpers == nullptr || options.helpers->test(id));
+}
+
+// What libbpf puts in place of an instruction whose relocation failed (src/relo_core.c, libbpf.c).
+constexpr uint32_t kPoisonCore = 195896080;
+constexpr uint32_t kPoisonMap = 2001000000;
+constexpr uint32_t kPoisonKfuncEnd = 2003000000;
+
+Verdict check_helper(const Flow& flow, uint32_t slot, const ValidateOptions& options) {
+  const auto id = static_cast<uint32_t>(flow.insns[slot].imm);
+  if (helper_exists(id, options)) return {};
+  const bool poisoned = id == kPoisonCore || (id >= kPoisonMap && id < kPoisonKfuncEnd);
+  return refuse(flow, slot,
+                poisoned ? "uses a type, field, map or function that does not exist here"
+                         : "no helper has this id");
 }
 
 Verdict check_callx(const Flow& flow, uint32_t slot, const ValidateOptions& options) {
@@ -112,8 +196,7 @@ Verdict check_callx(const Flow& flow, uint32_t slot, const ValidateOptions& opti
   const bool is_id = !insn.is_lddw() || insn.src == 0;
   const bool high = insn.is_lddw() && flow.insns[def + 1].imm != 0;
   const auto id = static_cast<uint32_t>(insn.imm);
-  const bool known = is_id && !high && id < kHelperIdMax &&
-                     (options.helpers == nullptr || options.helpers->test(id));
+  const bool known = is_id && !high && helper_exists(id, options);
   return known ? Verdict{} : refuse(flow, slot, "no helper has this id");
 }
 
@@ -227,8 +310,11 @@ Verdict build_flow(std::span<const uint64_t> slots, const ValidateOptions& optio
     mark_reachable(flow, subprog, &work);
   }
   for (uint32_t i = 0; i < slots.size(); i = flow->next(i)) {
-    if (flow->insns[i].opcode != kOpCallx) continue;
-    verdict = check_callx(*flow, i, options);
+    const Insn& insn = flow->insns[i];
+    if (flow->is_reachable[i] == 0) continue;
+    if (insn.opcode == kOpCallx) verdict = check_callx(*flow, i, options);
+    if (insn.opcode == kOpCall && insn.src == kCallHelper)
+      verdict = check_helper(*flow, i, options);
     if (!verdict.ok) return verdict;
   }
   return CallGraph(*flow).check();

@@ -32,6 +32,10 @@ struct Flow {
   std::vector<uint8_t> is_second;     // per slot: second half of an lddw
   std::vector<uint8_t> is_reachable;  // per slot: some path from a subprogram's entry leads here
 
+  std::vector<uint8_t> decided;  // per slot: Decision of a branch that compares constants
+
+  enum Decision : uint8_t { kOpen, kAlways, kNever };
+
   /// Index of the subprogram that contains `slot`.
   [[nodiscard]] uint32_t subprog_of(uint32_t slot) const;
   /// Slot after the instruction at `slot`.
@@ -55,7 +59,6 @@ struct Flow {
                                  Flow* flow);
 
 /// First half of validation: each instruction by itself.
-[[nodiscard]] Verdict validate_insns(std::span<const uint64_t> slots,
-                                     const ValidateOptions& options);
+[[nodiscard]] Verdict validate_insns(std::span<const uint64_t> slots);
 
 }  // namespace bpftime

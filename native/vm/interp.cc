@@ -41,103 +41,35 @@ uint8_t variant(const Insn& insn, bool is_wide) {
 }
 
 uint8_t alu_code(const Insn& insn) {
+  // By the high half of the opcode; the others have forms of their own.
+  constexpr uint8_t kBases[] = {kDoAdd64K, kDoSub64K, kDoMul64K,  kDoDiv64K, kDoOr64K,
+                                kDoAnd64K, kDoLsh64K, kDoRsh64K,  kDoNop,    kDoMod64K,
+                                kDoXor64K, kDoMov64K, kDoArsh64K, kDoNop};
   const bool wide = insn.cls() == kAlu64;
   const bool is_signed = insn.off == 1;
-  uint8_t base = kDoNop;
-  switch (insn.op()) {
-    case kAdd:
-      base = kDoAdd64K;
-      break;
-    case kSub:
-      base = kDoSub64K;
-      break;
-    case kMul:
-      base = kDoMul64K;
-      break;
-    case kDiv:
-      base = is_signed ? kDoSdiv64K : kDoDiv64K;
-      break;
-    case kOr:
-      base = kDoOr64K;
-      break;
-    case kAnd:
-      base = kDoAnd64K;
-      break;
-    case kLsh:
-      base = kDoLsh64K;
-      break;
-    case kRsh:
-      base = kDoRsh64K;
-      break;
-    case kMod:
-      base = is_signed ? kDoSmod64K : kDoMod64K;
-      break;
-    case kXor:
-      base = kDoXor64K;
-      break;
-    case kArsh:
-      base = kDoArsh64K;
-      break;
-    case kNeg:
-      return wide ? kDoNeg64 : kDoNeg32;
-    case kMov:
-      if (insn.off == 8) return wide ? kDoMovsx8 : kDoMovsx8w;
-      if (insn.off == 16) return wide ? kDoMovsx16 : kDoMovsx16w;
-      if (insn.off == 32) return kDoMovsx32;
-      base = kDoMov64K;
-      break;
-    case kEnd:
-      if (insn.opcode == kOpLe)
-        return insn.imm == 16 ? kDoZext16 : insn.imm == 32 ? kDoZext32 : kDoNop;
-      return insn.imm == 16 ? kDoSwap16 : insn.imm == 32 ? kDoSwap32 : kDoSwap64;
-    default:
-      return kDoNop;
+  if (insn.op() == kNeg) return wide ? kDoNeg64 : kDoNeg32;
+  if (insn.op() == kEnd) {
+    if (insn.opcode == kOpLe) {
+      return insn.imm == 16 ? kDoZext16 : insn.imm == 32 ? kDoZext32 : kDoNop;
+    }
+    return insn.imm == 16 ? kDoSwap16 : insn.imm == 32 ? kDoSwap32 : kDoSwap64;
   }
+  if (insn.op() == kMov && insn.off == 8) return wide ? kDoMovsx8 : kDoMovsx8w;
+  if (insn.op() == kMov && insn.off == 16) return wide ? kDoMovsx16 : kDoMovsx16w;
+  if (insn.op() == kMov && insn.off == 32) return kDoMovsx32;
+  uint8_t base = kBases[insn.op() >> 4];
+  if (insn.op() == kDiv && is_signed) base = kDoSdiv64K;
+  if (insn.op() == kMod && is_signed) base = kDoSmod64K;
   return static_cast<uint8_t>(base + variant(insn, wide));
 }
 
 uint8_t jump_code(const Insn& insn) {
-  uint8_t base = kDoGoto;
-  switch (insn.op()) {
-    case kJeq:
-      base = kDoJeq64K;
-      break;
-    case kJgt:
-      base = kDoJgt64K;
-      break;
-    case kJge:
-      base = kDoJge64K;
-      break;
-    case kJset:
-      base = kDoJset64K;
-      break;
-    case kJne:
-      base = kDoJne64K;
-      break;
-    case kJsgt:
-      base = kDoJsgt64K;
-      break;
-    case kJsge:
-      base = kDoJsge64K;
-      break;
-    case kJlt:
-      base = kDoJlt64K;
-      break;
-    case kJle:
-      base = kDoJle64K;
-      break;
-    case kJslt:
-      base = kDoJslt64K;
-      break;
-    case kJsle:
-      base = kDoJsle64K;
-      break;
-    case kExit:
-      return kDoExit;
-    default:
-      return kDoGoto;
-  }
-  return static_cast<uint8_t>(base + variant(insn, insn.cls() == kJmp));
+  constexpr uint8_t kBases[] = {kDoGoto,   kDoJeq64K,  kDoJgt64K,  kDoJge64K, kDoJset64K,
+                                kDoJne64K, kDoJsgt64K, kDoJsge64K, kDoExit,   kDoExit,
+                                kDoJlt64K, kDoJle64K,  kDoJslt64K, kDoJsle64K};
+  if (insn.is_exit()) return kDoExit;
+  if (insn.is_goto()) return kDoGoto;
+  return static_cast<uint8_t>(kBases[insn.op() >> 4] + variant(insn, insn.cls() == kJmp));
 }
 
 uint8_t memory_code(const Insn& insn) {
@@ -456,6 +388,7 @@ class Linker {
     callbacks_ = callbacks;
     ops->assign(flow_.insns.size(), Op{kDoNop, 0, 0, 0, 0, 0});
     for (uint32_t i = 0; i < flow_.insns.size(); i = flow_.next(i)) {
+      if (flow_.is_reachable[i] == 0) continue;
       const Insn& insn = flow_.insns[i];
       Op& op = (*ops)[i];
       op = Op{kDoNop,   insn.dst, insn.src,
@@ -533,7 +466,7 @@ class Linker {
 }  // namespace
 
 Result<Program> Program::link(std::span<const uint64_t> slots, const Resolver& resolver) {
-  Verdict verdict = validate_insns(slots, {});
+  Verdict verdict = validate_insns(slots);
   if (!verdict.ok) return fail(EINVAL, verdict.reason);
   Flow flow;
   verdict = build_flow(slots, {}, &flow);

@@ -231,7 +231,7 @@ uint32_t JitX86::fuse_boolean(uint32_t slot) {
   const Insn& first = insn_at(slot);
   if (!is_imm_op(&first, kMov, is_wide(first)) || (first.imm & ~1) != 0) return 0;
   const Insn* branch = follower(slot, 1);
-  if (branch == nullptr || !branch->is_branch()) return 0;
+  if (branch == nullptr || !branch->is_branch() || flow_.decided[slot + 1] != Flow::kOpen) return 0;
   const uint32_t over = flow_.jump_target(slot + 1);
   const Insn* second = follower(slot, 2);
   if (over != slot + 3 || second == nullptr || second->dst != first.dst) return 0;

@@ -236,6 +236,10 @@ void JitX86::jump_to(uint32_t slot, uint32_t target) {
 
 uint32_t JitX86::compile_branch(uint32_t slot) {
   const uint32_t target = flow_.jump_target(slot);
+  if (flow_.decided[slot] != Flow::kOpen) {
+    if (flow_.decided[slot] == Flow::kAlways) jump_to(slot, target);
+    return 1;
+  }
   if (target == slot + 1) return 1;
   const Cond cond = compare(flow_.insns[slot]);
   // "if c goto over; goto there; over:" is one jump.
@@ -332,7 +336,7 @@ uint32_t cpu_features_host() {
 Result<ProgramImage> compile(std::span<const uint64_t> slots, const CompileOptions& options) {
   ValidateOptions checks;
   checks.helpers = options.helpers;
-  Verdict verdict = validate_insns(slots, checks);
+  Verdict verdict = validate_insns(slots);
   if (!verdict.ok) return fail(EINVAL, verdict.reason);
   Flow flow;
   verdict = build_flow(slots, checks, &flow);
