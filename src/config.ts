@@ -54,3 +54,10 @@ export const MAP_ENTRIES_SHOWN_MAX = 100_000;
 
 /** Bytes of one function that `disasm/` shows at most. */
 export const DISASM_MAX_BYTES = 64 * 1024;
+
+/** Bytes of one mapping that are searched for system call sites. libc has 1.4 MB of code. */
+export const SYSCALL_SCAN_MAX_BYTES = 16 * 1024 * 1024;
+
+/** Attempts to take the fault signals over while threads are passing, and milliseconds between. */
+export const GUARD_ATTEMPTS = 5;
+export const GUARD_RETRY_MS = 2;

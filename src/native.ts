@@ -131,6 +131,8 @@ export interface BpfProgInfo {
   type: number;
   insnCount: number;
   jitBytes: number;
+  /** It calls a helper that reads the process' memory by address. */
+  readsMemory: boolean;
 }
 
 export interface BpfObjectInfo {
@@ -162,8 +164,12 @@ export interface NativeBpf {
 
 // --- target --------------------------------------------------------------------------------------
 
-/** One program at one site; `progId` 0 is the agent's own hook that restores return addresses. */
+/**
+ * One program at one site. `progId` 0 is the agent's own: it restores return addresses, or, with
+ * `answersSigaction`, stands in for a system call of rt_sigaction.
+ */
 export interface HookWish {
+  answersSigaction?: boolean;
   hookId: number;
   progId: number;
   onReturn: boolean;
@@ -218,6 +224,13 @@ export interface NativeTarget {
     session: number,
     sites: SiteWish[],
   ): Promise<{ pauseNs: number; threadCount: number }>;
+  /**
+   * Takes SIGSEGV and SIGBUS over so that programs read memory by guarded loads. All sites of
+   * rt_sigaction must be diverted. Rejects with EBUSY when a thread is at one: ask again.
+   */
+  targetArmGuard(session: number): Promise<void>;
+  /** Gives the signals back. Rejects with EBUSY while a thread is inside our code. */
+  targetDisarmGuard(session: number): Promise<void>;
   /** Takes everything of ours out. Rejects with EBUSY while a thread is inside: ask again. */
   targetLeave(session: number): Promise<void>;
   /** Drops a session whose process is gone. */

@@ -27,8 +27,10 @@ struct agent_header {
   u32 pop_return;
   u32 restore_returns;
   u32 ret_stub; /* a program that does nothing: entry slots of detached hooks point here */
-  u32 guard_handler;
-  u32 guard_install;
+  u32 sigaction;     /* agent_sigaction(struct probe_frame *) */
+  u32 guard_install; /* remote calls: result in rax at the int3 */
+  u32 guard_check;
+  u32 guard_remove;
   u32 pid_page_off; /* struct rt_pid_page, inside the data, page aligned */
   u32 helpers[AGENT_HELPERS_MAX]; /* by BPF_FUNC id; 0 = not offered */
 };
@@ -49,7 +51,7 @@ ABI_ASSERT(sizeof(struct hook_stats) == 32, "trampolines add these offsets");
 /* Return addresses that the balanced hijack keeps aside, per thread. Private memory: fork copies
  * it together with the stacks that it describes. */
 struct shadow_entry {
-  u64 slot;        /* stack address that held the return address; ~0: free or being filled in */
+  u64 slot;        /* stack address that held the return address; ~0: free, ~1: being filled in */
   u64 return_addr; /* the caller's */
   u64 site_id;
   u64 return_point; /* where the hijacked function returns to instead: what *slot holds */
@@ -62,7 +64,8 @@ struct shadow_stack {
   u64 thread_key; /* fs base of the owner, 1 when that is 0; 0: unused */
   u64 depth;
   u64 sweep_at; /* depth at which entries of vanished frames are looked for */
-  u64 reserved[5];
+  u64 sweeping; /* 1 while entries move: a signal handler must not move them as well */
+  u64 reserved[4];
   struct shadow_entry entries[SHADOW_DEPTH];
 };
 ABI_ASSERT(sizeof(struct shadow_stack) == 64 + 32 * SHADOW_DEPTH, "the daemon walks these");

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // native/bpf for JavaScript: NativeBpf of src/native.ts. Converts and forwards.
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <string>
@@ -50,6 +51,15 @@ Napi::Object map_to_js(Napi::Env env, const MapObject& map) {
   return info;
 }
 
+// Helpers that read memory of the process by address: their programs want guarded loads.
+bool reads_memory(const ProgramImage& image) {
+  static constexpr uint32_t kReaders[] = {4, 6, 36, 45, 67, 112, 113, 114, 115, 148, 165, 177};
+  return std::any_of(image.got.begin(), image.got.end(), [](const GotSlot& slot) {
+    return slot.kind == GotKind::kHelper &&
+           std::find(std::begin(kReaders), std::end(kReaders), slot.index) != std::end(kReaders);
+  });
+}
+
 Napi::Object prog_to_js(Napi::Env env, const ProgObject& prog) {
   Napi::Object info = Napi::Object::New(env);
   set_number(info, "id", prog.id);
@@ -58,6 +68,7 @@ Napi::Object prog_to_js(Napi::Env env, const ProgObject& prog) {
   set_number(info, "type", prog.type);
   set_number(info, "insnCount", static_cast<double>(prog.insns.size()));
   set_number(info, "jitBytes", static_cast<double>(prog.image.text.size()));
+  info.Set("readsMemory", Napi::Boolean::New(env, reads_memory(prog.image)));
   return info;
 }
 

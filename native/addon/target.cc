@@ -118,7 +118,9 @@ SiteRequest site_request(const Napi::Object& object) {
     const Napi::Object hook = list.Get(i).Unwrap().As<Napi::Object>();
     HookRequest request;
     request.hook_id = get_u32(hook, "hookId");
-    request.kind = get_u32(hook, "progId") != 0 ? HookKind::kProgram : HookKind::kRestoreReturns;
+    request.kind = get_u32(hook, "progId") != 0         ? HookKind::kProgram
+                   : get_bool(hook, "answersSigaction") ? HookKind::kSigaction
+                                                        : HookKind::kRestoreReturns;
     request.prog_id = get_u32(hook, "progId");
     request.on_return = get_bool(hook, "onReturn");
     request.enabled = get_bool(hook, "enabled");
@@ -155,6 +157,22 @@ Napi::Value target_leave(const Napi::CallbackInfo& info) {
     Session* session = session_of(id, answer);
     if (session == nullptr) return;
     if (settle(session->leave(), answer)) tracer().remove(id);
+  });
+}
+
+Napi::Value target_arm_guard(const Napi::CallbackInfo& info) {
+  const uint32_t id = info[0].As<Napi::Number>().Uint32Value();
+  return run(info.Env(), [id](Answer* answer) {
+    Session* session = session_of(id, answer);
+    if (session != nullptr) settle(session->arm_guard(), answer);
+  });
+}
+
+Napi::Value target_disarm_guard(const Napi::CallbackInfo& info) {
+  const uint32_t id = info[0].As<Napi::Number>().Uint32Value();
+  return run(info.Env(), [id](Answer* answer) {
+    Session* session = session_of(id, answer);
+    if (session != nullptr) settle(session->disarm_guard(), answer);
   });
 }
 
@@ -268,6 +286,8 @@ void init_target(Napi::Env env, Napi::Object exports) {
   exports.Set("targetTicksPerNs", Napi::Function::New<target_ticks_per_ns>(env));
   exports.Set("targetEnter", Napi::Function::New<target_enter>(env));
   exports.Set("targetApply", Napi::Function::New<target_apply>(env));
+  exports.Set("targetArmGuard", Napi::Function::New<target_arm_guard>(env));
+  exports.Set("targetDisarmGuard", Napi::Function::New<target_disarm_guard>(env));
   exports.Set("targetLeave", Napi::Function::New<target_leave>(env));
   exports.Set("targetForget", Napi::Function::New<target_forget>(env));
   exports.Set("targetCheck", Napi::Function::New<target_check>(env));

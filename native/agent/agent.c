@@ -17,6 +17,9 @@
 #define SCM_RIGHTS_ 1
 #define MSG_CMSG_CLOEXEC_ 0x40000000
 #define FREE_SLOT (~(u64)0)
+/* Reserved by a push_return that has not filled it yet: a signal handler in between leaves it be.
+ */
+#define RESERVED_SLOT (~(u64)1)
 
 struct agent_state agent_state;
 
@@ -145,22 +148,32 @@ static struct shadow_stack* shadow_of(u64 key, int create) {
  * longer mapped, belongs to nobody. Comparing addresses would not do: another coroutine's stack may
  * lie anywhere. Reads cost a system call each, so this runs only when the stack has doubled. */
 static void sweep(struct shadow_stack* shadow) {
+  if (__atomic_exchange_n(&shadow->sweeping, 1, __ATOMIC_ACQ_REL) != 0) return;
   u64 kept = 0;
   for (u64 i = 0; i < shadow->depth; ++i) {
     struct shadow_entry entry = shadow->entries[i];
     u64 now = 0;
     if (entry.slot == FREE_SLOT) continue;
+    if (entry.slot == RESERVED_SLOT) {
+      /* Whom our signal interrupted will fill exactly this one. */
+      while (kept < i) shadow->entries[kept++].slot = FREE_SLOT;
+      kept = i + 1;
+      continue;
+    }
     if (rt_read_user(&now, entry.slot, sizeof now) != 0 || now != entry.return_point) continue;
     if (kept != i) shadow->entries[kept] = entry;
     ++kept;
   }
   __atomic_store_n(&shadow->depth, kept, __ATOMIC_RELEASE);
   shadow->sweep_at = 2 * kept + SHADOW_SWEEP_FIRST;
+  __atomic_store_n(&shadow->sweeping, 0, __ATOMIC_RELEASE);
 }
 
-/* Keeps the return address in *slot aside; the copy will return to `return_point` instead.
+/* Keeps the return address in *slot aside; the copy will return to `return_point` instead, which is
+ * written at once: the trampoline's call writes the same, but a signal may come before that.
  * Returns 1, or 0 when it cannot be followed. A signal handler may run the same code at any
- * instruction: the entry is reserved before it is filled, and an unfinished one has FREE_SLOT. */
+ * instruction: the entry is reserved before it is filled, and an unfinished one is nobody else's.
+ */
 u32 agent_push_return(u64* slot, u32 site_id, u64 return_point) {
   struct shadow_stack* shadow = shadow_of(thread_key(), 1);
   if (shadow == 0) goto miss;
@@ -169,11 +182,12 @@ u32 agent_push_return(u64* slot, u32 site_id, u64 return_point) {
   const u64 depth = shadow->depth;
   if (depth >= SHADOW_DEPTH) goto miss;
   struct shadow_entry* entry = &shadow->entries[depth];
-  entry->slot = FREE_SLOT;
+  entry->slot = RESERVED_SLOT;
   __atomic_store_n(&shadow->depth, depth + 1, __ATOMIC_RELEASE);
   entry->return_addr = *slot;
   entry->site_id = site_id;
   entry->return_point = return_point;
+  *slot = return_point;
   __atomic_store_n(&entry->slot, (u64)slot, __ATOMIC_RELEASE);
   return 1;
 miss:
@@ -218,11 +232,12 @@ u64 agent_restore_returns(struct probe_frame* frame) {
   struct shadow_stack* shadow = shadow_of(thread_key(), 0);
   if (shadow == 0) return 0;
   const u64 sp = (u64)frame;
-  for (u64 i = 0; i < shadow->depth; ++i) {
-    struct shadow_entry* entry = &shadow->entries[i];
+  /* Newest first: frames that longjmp left behind are still here, and their slots may be in use
+   * again, by somebody else or by a later frame of the same function. */
+  for (u64 i = shadow->depth; i > 0; --i) {
+    struct shadow_entry* entry = &shadow->entries[i - 1];
     u64 now = 0;
-    if (entry->slot == FREE_SLOT || entry->slot <= sp) continue;
-    /* Entries of frames that longjmp left behind are still here; their slot is somebody else's. */
+    if (entry->slot >= RESERVED_SLOT || entry->slot <= sp) continue;
     if (rt_read_user(&now, entry->slot, sizeof now) != 0) now = 0;
     if (now == entry->return_point) *(u64*)entry->slot = entry->return_addr;
     entry->slot = FREE_SLOT;

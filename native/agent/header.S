@@ -17,8 +17,10 @@ agent_start:
   .long agent_pop_return - agent_start
   .long agent_restore_returns - agent_start
   .long agent_ret_stub - agent_start
-  .long 0
-  .long 0
+  .long agent_sigaction - agent_start
+  .long agent_guard_install - agent_start
+  .long agent_guard_check - agent_start
+  .long agent_guard_remove - agent_start
   .long rt_pid_page - agent_start
 helpers:
 #define X(id, name, fn) .org helpers + 4 * id; .long fn - agent_start;

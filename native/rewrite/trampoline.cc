@@ -25,6 +25,22 @@ class Builder {
  public:
   explicit Builder(const TrampolineSpec& spec) : spec_(spec), code_(spec.body) {}
 
+  Result<Trampoline> build_filter(const FilterSpec& filter) {
+    enter_inside();
+    save_regs(0, 0);
+    code_.put({0x48, 0x89, 0xe7});  // mov rdi, rsp
+    call_slot(filter.filter_slot);
+    code_.put({0x85, 0xc0, 0x0f, 0x84});  // test eax, eax; jz: to the kernel
+    const uint32_t to_kernel = code_.put_rel32_later();
+    leave_inside(filter.behind);
+    code_.bind(to_kernel, code_.here());
+    leave_inside(filter.copy);
+    Trampoline out;
+    if (!code_.ok()) return fail(EOPNOTSUPP, "the trampoline is out of reach of its parts");
+    out.code = std::move(code_.bytes());
+    return out;
+  }
+
   Result<Trampoline> build() {
     Trampoline out;
     entry_half();
@@ -169,14 +185,28 @@ class Builder {
     code_.jmp(sample.back);
   }
 
+  // Inside a function the red zone and the flags are live.
+  void enter_inside() {
+    move_rsp(-static_cast<int32_t>(kRedZone));
+    code_.put({0x9c, 0xfc});  // pushfq; cld
+    move_rsp(-static_cast<int32_t>(kFrame));
+  }
+  void leave_inside(uint64_t target) {
+    restore_regs();
+    move_rsp(static_cast<int32_t>(kFrame));
+    code_.put({0x9d});  // popfq
+    move_rsp(static_cast<int32_t>(kRedZone));
+    code_.jmp(target);
+  }
+
   void entry_half() {
     const bool mid = !spec_.at_entry;
     const uint32_t words = words_read(spec_.on_entry);
     if (mid) {
-      move_rsp(-static_cast<int32_t>(kRedZone));
-      code_.put({0x9c, 0xfc});  // pushfq; cld
+      enter_inside();
+    } else {
+      move_rsp(-static_cast<int32_t>(kFrame));
     }
-    move_rsp(-static_cast<int32_t>(kFrame));
     save_regs(words, kFrame + (mid ? kRedZone + 8 : 0));
     if ((words >> kWordFlags & 1) != 0) {
       if (mid) {
@@ -191,12 +221,12 @@ class Builder {
     if (!spec_.on_return.empty()) {
       hijack();
     }
+    if (mid) {
+      leave_inside(spec_.copy);
+      return;
+    }
     restore_regs();
     move_rsp(static_cast<int32_t>(kFrame));
-    if (mid) {
-      code_.put({0x9d});  // popfq
-      move_rsp(static_cast<int32_t>(kRedZone));
-    }
     code_.jmp(spec_.copy);
   }
 
@@ -248,7 +278,7 @@ class Builder {
     return return_point_;
   }
 
-  const TrampolineSpec& spec_;
+  TrampolineSpec spec_;
   CodeBuffer code_;
   std::vector<Sample> samples_;
   uint32_t return_point_ = 0;
@@ -258,5 +288,11 @@ class Builder {
 }  // namespace
 
 Result<Trampoline> build_trampoline(const TrampolineSpec& spec) { return Builder(spec).build(); }
+
+Result<Trampoline> build_filter(const FilterSpec& spec) {
+  TrampolineSpec place;
+  place.body = spec.body;
+  return Builder(place).build_filter(spec);
+}
 
 }  // namespace bpftime::rewrite

@@ -51,4 +51,14 @@ struct Trampoline {
 /// Fails with EOPNOTSUPP when something is out of reach of a rel32.
 Result<Trampoline> build_trampoline(const TrampolineSpec& spec);
 
+/// A site in front of a `syscall` instruction whose call the agent may answer itself: the function
+/// in `filter_slot` gets the frame and returns 1 (result in frame.ax, go on behind the call) or 0.
+struct FilterSpec {
+  uint64_t body = 0;
+  uint64_t copy = 0;         // the relocated window, then the `syscall`
+  uint64_t behind = 0;       // address behind the `syscall`
+  uint64_t filter_slot = 0;  // 8 bytes holding the function's address
+};
+Result<Trampoline> build_filter(const FilterSpec& spec);
+
 }  // namespace bpftime::rewrite

@@ -72,8 +72,11 @@ Failure errno_failure(const char* reason) { return fail(errno, reason); }
 Result<void> seize_and_stop(pid_t tid, int timeout_ms, bool suspend_seccomp) {
   const long options = suspend_seccomp ? PTRACE_O_SUSPEND_SECCOMP : 0;
   if (ptrace(PTRACE_SEIZE, tid, nullptr, options) != 0) {
-    if (errno == EPERM) return fail(EPERM, "the kernel does not let us trace it");
-    return errno_failure("cannot seize the thread");
+    if (errno != EPERM) return errno_failure("cannot seize the thread");
+    // The kernel says the same of a thread that is ending.
+    const Result<ProcStatus> status = read_status(tid);
+    if (!status || status.value().zombie) return fail(ESRCH, "the thread ended");
+    return fail(EPERM, "the kernel does not let us trace it");
   }
   if (ptrace(PTRACE_INTERRUPT, tid, nullptr, nullptr) != 0) {
     // It is ending; whoever waits for it next sees ECHILD.
@@ -115,7 +118,8 @@ void release_thread(pid_t tid, user_regs_struct regs, bool dirty) {
     dirty = true;
   }
   if (dirty) ptrace(PTRACE_SETREGS, tid, nullptr, &regs);
-  ptrace(PTRACE_DETACH, tid, nullptr, nullptr);
+  // Not stopped any more: something kills it. Its end must be collected, or it never goes away.
+  if (ptrace(PTRACE_DETACH, tid, nullptr, nullptr) != 0) late_stops().push_back(tid);
 }
 
 Result<std::unique_ptr<RemoteThread>> RemoteThread::stop(pid_t pid, pid_t tid,
@@ -201,6 +205,14 @@ Result<void> RemoteThread::call(uint64_t fn, uint64_t arg, uint64_t stack_top) {
 }
 
 Result<void> RemoteThread::resume() { return run_to_trap(PTRACE_CONT); }
+
+Result<int64_t> RemoteThread::result() const {
+  user_regs_struct regs{};
+  if (ptrace(PTRACE_GETREGS, tid_, nullptr, &regs) != 0) {
+    return errno_failure("cannot read the result of a remote call");
+  }
+  return static_cast<int64_t>(regs.rax);
+}
 
 Result<uint64_t> find_syscall_insn(pid_t pid) {
   const Result<std::vector<Region>> regions = read_regions(pid);

@@ -47,6 +47,8 @@ class RemoteThread {
   /// that int3 until the next one.
   Result<void> call(uint64_t fn, uint64_t arg, uint64_t stack_top);
   Result<void> resume();
+  /// rax at the last stop.
+  Result<int64_t> result() const;
 
   [[nodiscard]] const user_regs_struct& saved() const { return saved_; }
 

@@ -28,7 +28,8 @@ namespace bpftime::target {
 class RemoteThread;
 class StoppedProcess;
 
-enum class HookKind : uint8_t { kProgram, kRestoreReturns };
+// kSigaction: the site is a `mov $13, %eax` in front of a `syscall`, and the agent answers it.
+enum class HookKind : uint8_t { kProgram, kRestoreReturns, kSigaction };
 
 struct HookRequest {
   uint32_t hook_id = 0;
@@ -78,6 +79,12 @@ class Session {
   /// Brings the given sites to the wanted state in one stop. All or nothing.
   /// `reason_site`: on failure, the address that caused it (0: none in particular).
   Result<ApplyReport> apply(const std::vector<SiteRequest>& requests, uint64_t* reason_site);
+
+  /// Takes SIGSEGV and SIGBUS over, so that programs read memory by plain guarded loads. All sites
+  /// of rt_sigaction must be diverted (kSigaction) before. EBUSY: a thread is in one; ask again.
+  Result<void> arm_guard();
+  /// Gives the signals back. EBUSY while a thread is inside our code.
+  Result<void> disarm_guard();
 
   /// Takes everything of ours out. All sites must be gone before. EBUSY while a thread is inside:
   /// ask again later.
@@ -147,6 +154,9 @@ class Session {
   static void move_threads(const Site& site, bool to_copy, StoppedProcess* process);
   void settle(Change* change);
   void forget(std::vector<Change>* changes);
+  Result<uint64_t> build_filter(Site* site, uint32_t* body_bytes);
+  Result<int64_t> call_agent(uint64_t fn);
+  [[nodiscard]] std::vector<std::pair<uint64_t, uint64_t>> code_ranges() const;
   Result<std::vector<uint8_t>> original_bytes(uint64_t addr, uint64_t size) const;
   Result<uint64_t> allocate(Arena* arena, uint64_t bytes);
   Result<void> put(uint64_t addr, const void* bytes, size_t size) const;
@@ -158,6 +168,7 @@ class Session {
   uint64_t start_time_ = 0;
   uint64_t enter_ns_ = 0;
   bool suspend_seccomp_ = false;
+  bool guard_armed_ = false;
   ScopedFd pidfd_, mem_;
   uint64_t syscall_insn_ = 0;
   uint64_t agent_ = 0, agent_bytes_ = 0;

@@ -28,6 +28,7 @@ constexpr uint64_t kFunctionBytesMax = 4 << 20;
 constexpr uint64_t kTextScanBytesMax = uint64_t{256} << 20;
 constexpr uint8_t kTrapByte = 0xcc;
 constexpr int kHoleAttempts = 4;
+constexpr uint32_t kBpfFlagRdonlyProg = 1u << 7;  // BPF_F_RDONLY_PROG
 
 uint64_t align_up(uint64_t value, uint64_t to) { return (value + to - 1) & ~(to - 1); }
 
@@ -377,6 +378,12 @@ Result<void> Session::build(Change* change) {
     }
     change->hooks.push_back(hook);
   }
+  if (change->hooks.front().request.kind == HookKind::kSigaction) {
+    const Result<uint64_t> body = build_filter(site, &change->body_bytes);
+    if (!body) return body.error();
+    change->body = body.value();
+    return {};
+  }
   rewrite::TrampolineSpec spec;
   spec.copy = site->copy;
   spec.func_ip = site->request.addr;
@@ -420,6 +427,34 @@ Result<void> Session::build(Change* change) {
   change->body = body.value();
   change->body_bytes = static_cast<uint32_t>(trampoline.value().code.size());
   return put(change->body, trampoline.value().code.data(), trampoline.value().code.size());
+}
+
+// The body for a site of rt_sigaction; the agent decides per call.
+Result<uint64_t> Session::build_filter(Site* site, uint32_t* body_bytes) {
+  const uint64_t call = site->plan.site + site->plan.window;
+  uint8_t insn[2] = {};
+  const Result<void> read = read_memory(pid_, call, insn, sizeof insn);
+  if (!read || site->plan.window != 5 || insn[0] != 0x0f || insn[1] != 0x05) {
+    return fail(EINVAL, "no system call follows the site");
+  }
+  const Result<uint64_t> slot = allocate(site->arena, 8);
+  if (!slot) return slot.error();
+  const uint64_t entry = agent_fn(header_.sigaction);
+  Result<void> wrote = put(slot.value(), &entry, sizeof entry);
+  if (!wrote) return wrote.error();
+  rewrite::FilterSpec spec;
+  spec.body = site->arena->base + align_up(site->arena->used, 16);
+  spec.copy = site->copy;
+  spec.behind = call + 2;
+  spec.filter_slot = slot.value();
+  const Result<rewrite::Trampoline> trampoline = rewrite::build_filter(spec);
+  if (!trampoline) return trampoline.error();
+  const Result<uint64_t> body = allocate(site->arena, trampoline.value().code.size());
+  if (!body) return body.error();
+  *body_bytes = static_cast<uint32_t>(trampoline.value().code.size());
+  wrote = put(body.value(), trampoline.value().code.data(), trampoline.value().code.size());
+  if (!wrote) return wrote.error();
+  return body;
 }
 
 Result<ApplyReport> Session::apply(const std::vector<SiteRequest>& requests,

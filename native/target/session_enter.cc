@@ -333,16 +333,77 @@ Result<void> Session::check_alive() const {
   return {};
 }
 
-Result<void> Session::leave() {
-  if (!sites_.empty()) return fail(EBUSY, "hooks are still attached");
-  const Result<void> alive = check_alive();
-  if (!alive) return {};  // its memory went with it
+std::vector<std::pair<uint64_t, uint64_t>> Session::code_ranges() const {
   std::vector<std::pair<uint64_t, uint64_t>> ranges{{agent_, agent_ + agent_bytes_},
                                                     {control_, control_ + kControlBytes}};
   for (const auto& arena : arenas_) {
     ranges.emplace_back(arena->base, arena->base + arena->bytes + arena->stats_bytes);
   }
   for (const auto& [id, image] : images_) ranges.emplace_back(image.base, image.base + image.bytes);
+  return ranges;
+}
+
+Result<int64_t> Session::call_agent(uint64_t fn) {
+  auto thread = RemoteThread::stop(pid_, any_thread(), suspend_seccomp_);
+  if (!thread) return thread.error();
+  const Result<void> called = thread.value()->call(fn, 0, control_ + kControlBytes);
+  if (!called) return called.error();
+  return thread.value()->result();
+}
+
+Result<void> Session::arm_guard() {
+  if (guard_armed_) return {};
+  Result<int64_t> done = call_agent(agent_fn(header_.guard_install));
+  if (!done) return done.error();
+  if (done.value() != 0) return fail(EIO, "the signal handlers cannot be set");
+  // A thread may have passed a diverted site before the agent was ready, and be about to install a
+  // handler of the program over ours. Once nobody is at a site, what is installed stays.
+  std::vector<std::pair<uint64_t, uint64_t>> ranges = code_ranges();
+  for (const auto& [addr, site] : sites_) {
+    if (site->hooks.empty() || site->hooks.front().request.kind != HookKind::kSigaction) continue;
+    ranges.emplace_back(site->plan.site, site->plan.site + site->plan.window + 2);
+  }
+  {
+    auto stopped = StoppedProcess::stop(pid_);
+    if (!stopped) return stopped.error();
+    if (stopped.value()->anyone_inside(ranges)) return fail(EBUSY, "a thread is inside our code");
+  }
+  done = call_agent(agent_fn(header_.guard_check));
+  if (!done) return done.error();
+  if (done.value() != 0) return fail(EBUSY, "the program just changed its signal handlers");
+  const uint32_t mode = 1;
+  const Result<void> wrote =
+      put(agent_ + header_.env_off + offsetof(rt_env, guard_mode), &mode, sizeof mode);
+  guard_armed_ = wrote.ok();
+  return wrote;
+}
+
+Result<void> Session::disarm_guard() {
+  const Result<void> alive = check_alive();
+  if (!alive) return alive;
+  const uint32_t mode = 0;
+  Result<void> step =
+      put(agent_ + header_.env_off + offsetof(rt_env, guard_mode), &mode, sizeof mode);
+  if (!step) return step;
+  guard_armed_ = false;
+  {
+    // A read that began under the old mode still needs the handler.
+    auto stopped = StoppedProcess::stop(pid_);
+    if (!stopped) return stopped.error();
+    if (stopped.value()->anyone_inside(code_ranges())) {
+      return fail(EBUSY, "a thread is still inside probed code");
+    }
+  }
+  const Result<int64_t> done = call_agent(agent_fn(header_.guard_remove));
+  if (!done) return done.error();
+  return {};
+}
+
+Result<void> Session::leave() {
+  if (!sites_.empty()) return fail(EBUSY, "hooks are still attached");
+  const Result<void> alive = check_alive();
+  if (!alive) return {};  // its memory went with it
+  std::vector<std::pair<uint64_t, uint64_t>> ranges = code_ranges();
   {
     auto stopped = StoppedProcess::stop(pid_);
     if (!stopped) return stopped.error();

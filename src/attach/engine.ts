@@ -6,6 +6,7 @@ import { type BpfObjectInfo, type NativeError, native, type SiteWish } from '../
 import { readFacts } from '../process/identity.js';
 import { type Place, resolvePlace, unwinderEntries } from '../symbols/resolve.js';
 import type { Pid } from '../types.js';
+import { armGuard, disarmGuard } from './guard.js';
 import { type AttachDir, type HookPlan, planObject, returnProbeRefusal } from './plan.js';
 import {
   type AttachedObject,
@@ -90,6 +91,7 @@ export class AttachEngine {
     const plans = planObject(info.programs, request.dir, place);
     const places = await Promise.all(plans.map((plan) => this.#resolve(request.pid, plan)));
     const process = await this.#enter(request.pid);
+    if (info.programs.some((program) => program.readsMemory)) await armGuard(process);
     const former = process.objects.get(request.path);
     const object: AttachedObject = {
       path: request.path,
@@ -157,6 +159,8 @@ export class AttachEngine {
       logMapId: entered.logMapId,
       enterNs: entered.enterNs,
       pauseTotalNs: 0,
+      reads: 'none',
+      guardSites: new Set(),
       sites: new Map(),
       objects: new Map(),
       maps: new Map(),
@@ -259,7 +263,10 @@ export class AttachEngine {
     const all = new Map([...process.sites, ...next]);
     const isUsed = [...all.values()].some((site) => site.hooks.some((wish) => wish.progId !== 0));
     if (isUsed) return;
-    for (const site of all.values()) next.set(site.addr, { ...site, hooks: [] });
+    for (const site of all.values()) {
+      // The rt_sigaction sites stay until the signals have been given back.
+      if (!process.guardSites.has(site.addr)) next.set(site.addr, { ...site, hooks: [] });
+    }
   }
 
   async #apply(process: EnteredProcess, wishes: SiteWish[], added: Hook[]) {
@@ -307,9 +314,9 @@ export class AttachEngine {
    */
   async #leaveIfIdle(process: EnteredProcess, attempt = 0): Promise<void> {
     const { pid } = process.identity;
-    if (process.objects.size > 0 || process.sites.size > 0) return;
-    if (this.#processes.get(pid) !== process) return;
+    if (process.objects.size > 0 || this.#processes.get(pid) !== process) return;
     try {
+      await disarmGuard(process);
       await native.targetLeave(process.session);
       this.#processes.delete(pid);
       this.#observer.left(process, false);

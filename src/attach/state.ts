@@ -53,6 +53,13 @@ export interface EnteredProcess {
   logMapId: number;
   enterNs: number;
   pauseTotalNs: number;
+  /**
+   * How programs read memory: `guarded` loads (we own SIGSEGV and SIGBUS), by the `kernel`
+   * (process_vm_readv), or not asked for yet.
+   */
+  reads: 'guarded' | 'kernel' | 'none';
+  /** Addresses of the diverted rt_sigaction sites. */
+  guardSites: Set<bigint>;
   sites: Map<bigint, SiteState>;
   /** By path. */
   objects: Map<string, AttachedObject>;

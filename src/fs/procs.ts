@@ -35,6 +35,7 @@ function infoText(engine: AttachEngine, pid: Pid): string {
     ['pause_ns_total', entered?.pauseTotalNs ?? 0],
     ['hooks', entered ? hooksOf(entered).length : 0],
     ['sites', entered?.sites.size ?? 0],
+    ['reads', entered?.reads ?? 'none'],
   ]);
 }
 

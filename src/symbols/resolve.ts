@@ -1,7 +1,7 @@
 // From a place name to an address in a live process. The order of preference is the contract of
 // docs: exact name, then a single match that differs only in case; several are ENOTUNIQ.
 import { statSync } from 'node:fs';
-import { DEBUG_ROOT, SYMBOL_TABLES_MAX } from '../config.js';
+import { DEBUG_ROOT, SYMBOL_TABLES_MAX, SYSCALL_SCAN_MAX_BYTES } from '../config.js';
 import { fail, refusalOf } from '../errors.js';
 import { native } from '../native.js';
 import { loadBias, type Module, modulePathForUs, readModules } from '../process/modules.js';
@@ -239,4 +239,33 @@ export async function unwinderEntries(pid: Pid): Promise<Place[]> {
       placeOfSymbol(parsePlace(text), candidate),
     ),
   );
+}
+
+/** Instruction bytes of `mov $13, %eax; syscall`: rt_sigaction. */
+const RT_SIGACTION = Buffer.from([0xb8, 0x0d, 0, 0, 0, 0x0f, 0x05]);
+
+/**
+ * The places where a process makes the rt_sigaction system call, as far as they look like libc's.
+ * A match in the middle of another instruction is refused later, when the function is decoded.
+ */
+export async function sigactionSites(pid: Pid): Promise<Place[]> {
+  const places: Place[] = [];
+  for (const loaded of await loadModules(pid)) {
+    for (const mapping of loaded.module.mappings) {
+      if (mapping.perms[2] !== 'x') continue;
+      const size = Number(mapping.end - mapping.start);
+      // Programs that large take system calls through libc.
+      if (size > SYSCALL_SCAN_MAX_BYTES) continue;
+      const bytes = native.targetReadMemory(pid, mapping.start, size);
+      for (
+        let at = bytes.indexOf(RT_SIGACTION);
+        at >= 0;
+        at = bytes.indexOf(RT_SIGACTION, at + 1)
+      ) {
+        const name = parsePlace(`0x${(mapping.start + BigInt(at)).toString(16)}`);
+        places.push(placeOfAddress(name, [loaded]));
+      }
+    }
+  }
+  return places;
 }

@@ -59,6 +59,22 @@ static u64 copy_by_kernel(long nr, u64 local, u64 remote, u64 len) {
   return done < 0 ? 0 : (u64)done;
 }
 
+/* A fault on a blocked signal kills the process, whatever handler it has. The two signals are let
+ * through for the length of one read; returns which of them were blocked. About 100 ns: this goes
+ * when the program's own mask changes are seen by us. */
+#define FAULT_SIGNALS ((1ull << (7 - 1)) | (1ull << (11 - 1))) /* SIGBUS, SIGSEGV */
+RT_INLINE u64 let_faults_through(void) {
+  if (rt_env.guard_mode != 1) return 0;
+  u64 set = FAULT_SIGNALS;
+  u64 before = 0;
+  rt_syscall6(RT_SYS_RT_SIGPROCMASK, 1 /* SIG_UNBLOCK */, (u64)&set, (u64)&before, 8, 0, 0);
+  return before & FAULT_SIGNALS;
+}
+RT_INLINE void block_again(u64 blocked) {
+  if (RT_LIKELY(blocked == 0)) return;
+  rt_syscall6(RT_SYS_RT_SIGPROCMASK, 0 /* SIG_BLOCK */, (u64)&blocked, 0, 8, 0, 0);
+}
+
 RT_INLINE u64 copy_in(void* dst, u64 src, u64 len) {
   if (rt_env.guard_mode == 1) return rt_guard_copy(dst, src, len);
   return copy_by_kernel(RT_SYS_PROCESS_VM_READV, (u64)dst, src, len);
@@ -70,14 +86,16 @@ RT_INLINE int is_user_range(u64 addr, u64 len) {
 
 long rt_read_user(void* dst, u64 src, u64 len) {
   if (len == 0) return 0;
-  if (is_user_range(src, len) && copy_in(dst, src, len) == len) return 0;
+  const u64 blocked = let_faults_through();
+  const u64 done = is_user_range(src, len) ? copy_in(dst, src, len) : 0;
+  block_again(blocked);
+  if (RT_LIKELY(done == len)) return 0;
   rt_memset(dst, 0, len);
   return -RT_EFAULT;
 }
 
-long rt_read_user_str(void* dst, u64 src, u64 size) {
+static long read_str(void* dst, u64 src, u64 size) {
   char* out = dst;
-  if (size == 0) return 0;
   /* Bytes per step: a system call is dear, a plain load should not run ahead of the NUL. Steps end
    * at aligned addresses, so none touches a page that the string does not reach. */
   u64 step = rt_env.guard_mode == 1 ? 64 : 256;
@@ -96,6 +114,14 @@ long rt_read_user_str(void* dst, u64 src, u64 size) {
   }
   out[size - 1] = 0;
   return (long)size;
+}
+
+long rt_read_user_str(void* dst, u64 src, u64 size) {
+  if (size == 0) return 0;
+  const u64 blocked = let_faults_through();
+  const long result = read_str(dst, src, size);
+  block_again(blocked);
+  return result;
 }
 
 long rt_write_user(u64 dst, const void* src, u64 len) {

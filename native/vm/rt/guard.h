@@ -14,7 +14,9 @@ extern "C" {
 #endif
 #pragma GCC visibility push(hidden)
 
+#pragma GCC visibility push(hidden)
 extern const char rt_guard_begin[], rt_guard_end[], rt_guard_fixup[];
+#pragma GCC visibility pop
 
 /* 0, or -EFAULT with dst zeroed. */
 long rt_read_user(void* dst, u64 src, u64 len);

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+/* Who owns SIGSEGV and SIGBUS. While guarded reads are armed the kernel knows our handler; the
+ * program believes that its own is installed: its rt_sigaction calls for these two signals are
+ * answered here (the daemon diverts their system call sites), and faults that are not ours go on to
+ * what it asked for, with the arguments, stack, flags and mask that the kernel would have used.
+ *
+ * Same rules as agent.c. Nothing here runs on a probe's path unless a read really faults. */
+#include "../vm/rt/guard.h"
+
+#include <asm/unistd.h>
+
+#include "../abi/agent.h"
+#include "../vm/rt/rt.h"
+
+#define SIG_BUS 7
+#define SIG_SEGV 11
+#define SIG_DFL_ 0ull
+#define SIG_IGN_ 1ull
+#define SA_SIGINFO_ 4ull
+#define SA_RESTORER_ 0x04000000ull
+#define SA_ONSTACK_ 0x08000000ull
+#define SA_NODEFER_ 0x40000000ull
+#define SA_RESETHAND_ 0x80000000ull
+#define BOTH_SIGNALS ((1ull << (SIG_BUS - 1)) | (1ull << (SIG_SEGV - 1)))
+/* ucontext: flags, link, stack (24 bytes), then struct sigcontext whose 17th word is rip. */
+#define UCONTEXT_RIP_WORD (5 + 16)
+
+struct kernel_sigaction {
+  u64 handler, flags, restorer, mask;
+};
+
+enum guard_phase { GUARD_OFF = 0, GUARD_CHANGING = 1, GUARD_ON = 2 };
+
+/* What the program asked for. The lock is held for a few stores; a thread that is killed while
+ * holding it takes its process with it. */
+static struct {
+  u32 phase; /* enum guard_phase */
+  u32 lock;
+  struct kernel_sigaction wanted[2]; /* SIGBUS, SIGSEGV */
+} guard;
+
+__asm__(
+    ".pushsection .text, \"ax\", @progbits\n"
+    ".balign 16\n"
+    ".hidden agent_fault_entry, agent_fault_restorer\n"
+    ".globl agent_fault_entry, agent_fault_restorer\n"
+    "agent_fault_entry:\n" /* rdi signal, rsi siginfo, rdx ucontext */
+    "  push %rdi\n  push %rsi\n  push %rdx\n"
+    "  call agent_fault\n"
+    "  pop %rdx\n  pop %rsi\n  pop %rdi\n"
+    "  test %rax, %rax\n  jz 1f\n"
+    "  jmp *%rax\n" /* the program's handler, as if the kernel had called it */
+    "1:\n  ret\n"
+    "agent_fault_restorer:\n"
+    "  mov $15, %eax\n  syscall\n" /* rt_sigreturn */
+    ".popsection\n");
+extern const char agent_fault_entry[] __attribute__((visibility("hidden")));
+extern const char agent_fault_restorer[] __attribute__((visibility("hidden")));
+
+static long sigaction_raw(u32 sig, const struct kernel_sigaction* new,
+                          struct kernel_sigaction* old) {
+  return rt_syscall6(__NR_rt_sigaction, sig, (u64) new, (u64)old, 8, 0, 0);
+}
+
+static struct kernel_sigaction* wanted_of(u64 sig) { return &guard.wanted[sig == SIG_SEGV]; }
+
+/* Our handler under the conditions of theirs. */
+static long install_for(u32 sig, const struct kernel_sigaction* theirs) {
+  const u64 kept = SA_ONSTACK_ | SA_NODEFER_ | 0x10000000ull /* SA_RESTART */;
+  struct kernel_sigaction ours;
+  const int is_function = theirs->handler > SIG_IGN_;
+  ours.handler = (u64)agent_fault_entry;
+  ours.flags = (is_function ? theirs->flags & kept : 0) | SA_SIGINFO_ | SA_RESTORER_;
+  ours.restorer = (u64)agent_fault_restorer;
+  ours.mask = is_function ? theirs->mask & ~BOTH_SIGNALS : 0;
+  return sigaction_raw(sig, &ours, 0);
+}
+
+static void lock_guard(void) {
+  while (__atomic_exchange_n(&guard.lock, 1, __ATOMIC_ACQUIRE) != 0) {
+    rt_syscall6(__NR_sched_yield, 0, 0, 0, 0, 0, 0);
+  }
+}
+static void unlock_guard(void) { __atomic_store_n(&guard.lock, 0, __ATOMIC_RELEASE); }
+
+/* Called on a fault. Returns 0 to go on where rip says, or the program's handler. */
+u64 agent_fault(u64 sig, const s32* info, u64* context) {
+  u64* rip = &context[UCONTEXT_RIP_WORD];
+  if (*rip >= (u64)rt_guard_begin && *rip < (u64)rt_guard_end) {
+    *rip = (u64)rt_guard_fixup;
+    return 0;
+  }
+  struct kernel_sigaction* theirs = wanted_of(sig);
+  const u64 handler = theirs->handler;
+  if (handler > SIG_IGN_) {
+    if (theirs->flags & SA_RESETHAND_) theirs->handler = SIG_DFL_;
+    return handler;
+  }
+  const int was_sent = info[2] <= 0; /* si_code of kill(2) and its kin */
+  if (handler == SIG_IGN_ && was_sent) return 0;
+  /* Die as the program would have died: the instruction faults again without a handler. */
+  const struct kernel_sigaction none = {SIG_DFL_, SA_RESTORER_, (u64)agent_fault_restorer, 0};
+  sigaction_raw((u32)sig, &none, 0);
+  if (was_sent) {
+    const u64 pid = (u64)rt_syscall6(__NR_getpid, 0, 0, 0, 0, 0, 0);
+    const u64 tid = (u64)rt_syscall6(__NR_gettid, 0, 0, 0, 0, 0, 0);
+    rt_syscall6(__NR_tgkill, pid, tid, sig, 0, 0, 0);
+  }
+  return 0;
+}
+
+/* A child of vfork or posix_spawn shares our memory but has signal handlers of its own. */
+static int is_borrowed_memory(void) {
+  return rt_env.pid_cached && rt_pid() != (u32)rt_syscall6(__NR_getpid, 0, 0, 0, 0, 0, 0);
+}
+
+/* Stands in for one rt_sigaction system call: rdi signal, rsi new, rdx old, r10 size of a mask.
+ * Returns 1 when it was answered (result in frame->regs.ax), 0 to let the kernel do it. */
+u32 agent_sigaction(struct probe_frame* frame) {
+  const u64 sig = frame->regs.di;
+  if ((sig != SIG_SEGV && sig != SIG_BUS) || frame->regs.r10 != 8) return 0;
+  while (__atomic_load_n(&guard.phase, __ATOMIC_ACQUIRE) == GUARD_CHANGING) {
+    rt_syscall6(__NR_sched_yield, 0, 0, 0, 0, 0, 0);
+  }
+  if (guard.phase != GUARD_ON) return 0;
+  struct kernel_sigaction new = {0, 0, 0, 0};
+  frame->regs.ax = (u64)-RT_EFAULT;
+  if (frame->regs.si != 0 && rt_read_user(&new, frame->regs.si, sizeof new) != 0) return 1;
+  if (is_borrowed_memory()) {
+    /* The new program starts with default handlers anyway; ignoring is inherited, so it is real. */
+    if (frame->regs.si != 0 && new.handler != SIG_DFL_) return 0;
+    if (frame->regs.dx != 0 &&
+        rt_write_user(frame->regs.dx, wanted_of(sig), sizeof(struct kernel_sigaction)) != 0) {
+      return 1;
+    }
+    frame->regs.ax = 0;
+    return 1;
+  }
+  lock_guard();
+  const struct kernel_sigaction before = *wanted_of(sig);
+  if (frame->regs.si != 0) {
+    *wanted_of(sig) = new;
+    install_for((u32)sig, &new);
+  }
+  unlock_guard();
+  frame->regs.ax = 0;
+  if (frame->regs.dx != 0 && rt_write_user(frame->regs.dx, &before, sizeof before) != 0) {
+    frame->regs.ax = (u64)-RT_EFAULT;
+  }
+  return 1;
+}
+
+/* ---- called by the daemon on a stopped thread; end in int3 with the result in rax -------------
+ */
+
+static void finish(long result) {
+  __asm__ volatile("int3" ::"a"(result) : "memory");
+  __builtin_unreachable();
+}
+
+/* Takes the two signals over. The sites of rt_sigaction are diverted already. */
+void agent_guard_install(void) {
+  rt_pid(); /* remembered before a child with borrowed memory can ask first */
+  __atomic_store_n(&guard.phase, GUARD_CHANGING, __ATOMIC_RELEASE);
+  long err = sigaction_raw(SIG_BUS, 0, &guard.wanted[0]);
+  if (err == 0) err = sigaction_raw(SIG_SEGV, 0, &guard.wanted[1]);
+  if (err == 0) err = install_for(SIG_BUS, &guard.wanted[0]);
+  if (err == 0) err = install_for(SIG_SEGV, &guard.wanted[1]);
+  __atomic_store_n(&guard.phase, err == 0 ? GUARD_ON : GUARD_OFF, __ATOMIC_RELEASE);
+  finish(err);
+}
+
+static int is_ours(u32 sig) {
+  struct kernel_sigaction now;
+  return sigaction_raw(sig, 0, &now) == 0 && now.handler == (u64)agent_fault_entry;
+}
+
+/* 0 when both signals are still ours: nobody got past the diverted sites. */
+void agent_guard_check(void) { finish(is_ours(SIG_BUS) && is_ours(SIG_SEGV) ? 0 : -RT_EBUSY); }
+
+/* Gives the program back the handlers that it believes to have. */
+void agent_guard_remove(void) {
+  __atomic_store_n(&guard.phase, GUARD_CHANGING, __ATOMIC_RELEASE);
+  if (is_ours(SIG_BUS)) sigaction_raw(SIG_BUS, &guard.wanted[0], 0);
+  if (is_ours(SIG_SEGV)) sigaction_raw(SIG_SEGV, &guard.wanted[1], 0);
+  __atomic_store_n(&guard.phase, GUARD_OFF, __ATOMIC_RELEASE);
+  finish(0);
+}

@@ -1,0 +1,69 @@
+// Guarded reads: the agent owns SIGSEGV and SIGBUS so that probe_read is a plain load that may
+// fault. The program keeps believing that its own handlers are installed, because the places where
+// it makes the rt_sigaction call are diverted first. Where that is not possible, programs read
+// through the kernel instead: slower, and right everywhere.
+import { GUARD_ATTEMPTS, GUARD_RETRY_MS } from '../config.js';
+import { type NativeError, native, type SiteWish } from '../native.js';
+import { sigactionSites } from '../symbols/resolve.js';
+import type { EnteredProcess } from './state.js';
+
+const codeOf = (error: unknown) => (error as NativeError).code;
+
+/** Diverts every rt_sigaction site; false when one cannot be, or there is none to be found. */
+async function divert(process: EnteredProcess): Promise<boolean> {
+  const places = await sigactionSites(process.identity.pid);
+  if (places.length === 0) return false;
+  const wishes: SiteWish[] = places.map((place) => ({
+    addr: place.addr,
+    functionAddr: place.functionAddr,
+    functionSize: place.functionSize,
+    hooks: [
+      { hookId: 0, progId: 0, answersSigaction: true, onReturn: false, enabled: true, cookie: 0n },
+    ],
+  }));
+  const report = await native.targetApply(process.session, wishes);
+  process.pauseTotalNs += report.pauseNs;
+  for (const wish of wishes) {
+    process.sites.set(wish.addr, wish);
+    process.guardSites.add(wish.addr);
+  }
+  return true;
+}
+
+/** Arms guarded reads once per process; never fails: reads through the kernel are the fallback. */
+export async function armGuard(process: EnteredProcess): Promise<void> {
+  if (process.reads !== 'none') return;
+  process.reads = 'kernel';
+  try {
+    if (!(await divert(process))) return;
+  } catch {
+    return;
+  }
+  for (let attempt = 0; attempt < GUARD_ATTEMPTS; attempt++) {
+    try {
+      await native.targetArmGuard(process.session);
+      process.reads = 'guarded';
+      return;
+    } catch (error) {
+      if (codeOf(error) !== 'EBUSY') return;
+    }
+    await new Promise((done) => setTimeout(done, GUARD_RETRY_MS));
+  }
+}
+
+/**
+ * Gives the signals back and the rt_sigaction sites their bytes.
+ * @throws {NativeError} EBUSY while a thread is inside our code: ask again
+ */
+export async function disarmGuard(process: EnteredProcess): Promise<void> {
+  if (process.guardSites.size === 0) return;
+  await native.targetDisarmGuard(process.session);
+  const wishes = [...process.guardSites].map((addr) => ({
+    ...process.sites.get(addr)!,
+    hooks: [],
+  }));
+  await native.targetApply(process.session, wishes);
+  for (const wish of wishes) process.sites.delete(wish.addr);
+  process.guardSites.clear();
+  process.reads = 'none';
+}
