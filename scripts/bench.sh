@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# `npm run bench [-- GROUP] [--json FILE]`: builds the product and what it is measured with, then
+# prints medians, ratios and machine facts. `npm run bench -- --help` lists the groups.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/setup.sh test
+bash scripts/build.sh
+out=build/bench
+mkdir -p "$out"
+newer() { [ ! -e "$2" ] || [ "$1" -nt "$2" ]; }
+program() {
+  local source="bench/$1.c"
+  if newer "$source" "$out/$1"; then
+    # shellcheck disable=SC2086
+    gcc -O2 -g -std=gnu11 -Wall -Wextra -Werror -falign-loops=64 -pthread "$source" -o "$out/$1" $2
+  fi
+}
+program target ""
+program fs-client ""
+program kernel-probe "-lbpf"
+program libfuse-null "$(pkg-config --cflags --libs fuse3)"
+for source in bench/bpf/*.bpf.c; do
+  object="$out/$(basename "$source" .c).o"
+  if newer "$source" "$object"; then
+    clang -O2 -g -Wall -Werror -target bpf -D__TARGET_ARCH_x86 -I/usr/include/x86_64-linux-gnu \
+      -c "$source" -o "$object"
+  fi
+done
+exec node dist/bench/main.js "$@"
