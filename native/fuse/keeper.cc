@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/uio.h>
 
 #include "server.h"
 
@@ -33,7 +34,7 @@ void Server::keep() {
   while (!stopping_.load() && !served_out_.load()) {
     epoll_event events[16];
     const int count = epoll_wait(epoll_.get(), events, 16, timeout_ms);
-    const std::lock_guard<std::mutex> guard(mutex_);
+    std::unique_lock<std::mutex> guard(mutex_);
     for (int i = 0; i < count; ++i) {
       if (events[i].data.u64 == 0) {
         waker_->clear();
@@ -46,6 +47,7 @@ void Server::keep() {
     }
     serve_waiters();
     wake_pollers();
+    const auto gone = std::exchange(gone_, {});
     const Clock::time_point now = Clock::now();
     const Clock::time_point next = expire(now);
     keeper_idle_ = next == Clock::time_point::max();
@@ -98,7 +100,12 @@ void Server::wake_pollers() {
 }
 
 void Server::proc_died(const std::shared_ptr<Proc>& proc) {
+  if (const NodePtr dir = proc->dir.lock(); dir != nullptr && dir->lookup_count > 0) {
+    gone_.emplace_back(dir->parent->id, dir->name);
+    wake_keeper();
+  }
   table_.remove_proc(proc);
+  proc->pidfd.reset();
   std::vector<uint64_t> orphans;
   for (auto& [id, pending] : pending_) {
     if (pending.node != nullptr && pending.node->proc == proc && pending.unique != 0) {

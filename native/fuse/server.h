@@ -201,6 +201,7 @@ class Server {
   void watch(const std::shared_ptr<Proc>& proc);
   void serve_waiters();
   void wake_pollers();
+  void tell_gone(const std::vector<std::pair<uint64_t, std::string>>& gone);
   void proc_died(const std::shared_ptr<Proc>& proc);
   Clock::time_point expire(Clock::time_point now);
   void wake_keeper();
@@ -219,7 +220,8 @@ class Server {
   std::unordered_map<uint64_t, Pending> pending_;
   std::vector<ControlRequest> outbox_;
   std::vector<Waiter> waiters_;
-  std::vector<uint64_t> armed_polls_;  // handle ids
+  std::vector<uint64_t> armed_polls_;                   // handle ids
+  std::vector<std::pair<uint64_t, std::string>> gone_;  // directory and name, for the kernel
   std::unordered_map<uint64_t, std::weak_ptr<Proc>> watched_;
   std::vector<std::weak_ptr<Node>> staged_;
   uint64_t next_handle_ = 1, next_question_ = 1, next_watch_ = 1;

@@ -1,6 +1,7 @@
 // ControlFs: the mounted tree as the rest of the daemon sees it: publish, append, count, unmount.
 // Rows are built against it before it is mounted; their handlers run afterwards.
 import { REQUEST_DEADLINE_MS } from '../config.js';
+import { refusalOf } from '../errors.js';
 import { native } from '../native.js';
 import { Dispatcher } from './dispatch.js';
 import type { Row } from './node.js';
@@ -47,21 +48,25 @@ export class ControlFs {
 
   /**
    * Mounts and serves.
-   * @throws {NativeError} ENOENT, EBUSY, EPERM, ... with a reason
+   * @throws {FsError} ENOENT, EBUSY, EPERM, ... with a reason
    */
   start(options: MountOptions): void {
     const dispatcher = new Dispatcher(this);
     this.#mountpoint = options.mountpoint;
-    this.#mount = native.fuseMount(
-      {
-        mountpoint: options.mountpoint,
-        allowOther: options.allowOther ?? false,
-        root: '/',
-        classes: this.tree.classes,
-        deadlineMs: options.deadlineMs ?? REQUEST_DEADLINE_MS,
-      },
-      (request) => dispatcher.handle(request),
-    );
+    try {
+      this.#mount = native.fuseMount(
+        {
+          mountpoint: options.mountpoint,
+          allowOther: options.allowOther ?? false,
+          root: '/',
+          classes: this.tree.classes,
+          deadlineMs: options.deadlineMs ?? REQUEST_DEADLINE_MS,
+        },
+        (request) => dispatcher.handle(request),
+      );
+    } catch (error) {
+      throw refusalOf(error, options.mountpoint) ?? error;
+    }
   }
 
   /** Runs `callback` when the mount ended from outside. */
