@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Files are read, never mapped: a file that shrinks under a mapping would end the daemon by SIGBUS.
 #include "elf_symbols.h"
 
 #include <elfutils/libdwelf.h>
@@ -143,7 +144,7 @@ void read_debug_file(const char* debug_root, ElfSymbols* out) {
                            "/" + out->build_id.substr(2) + ".debug";
   const ScopedFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) return;
-  const ElfHandle elf(elf_begin(fd.get(), ELF_C_READ_MMAP, nullptr));
+  const ElfHandle elf(elf_begin(fd.get(), ELF_C_READ, nullptr));
   if (elf != nullptr && elf_kind(elf.get()) == ELF_K_ELF) {
     read_sections(elf.get(), false, nullptr, out);
   }
@@ -192,7 +193,7 @@ Result<ElfSymbols> read_elf_symbols(const char* path, const char* debug_root) {
   struct stat st {};
   if (fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode)) return fail(ENOEXEC, "not a regular file");
   if (static_cast<uint64_t>(st.st_size) > kElfFileBytesMax) return fail(EFBIG, "file over 4 GiB");
-  const ElfHandle elf(elf_begin(fd.get(), ELF_C_READ_MMAP, nullptr));
+  const ElfHandle elf(elf_begin(fd.get(), ELF_C_READ, nullptr));
   GElf_Ehdr ehdr;
   if (elf == nullptr || elf_kind(elf.get()) != ELF_K_ELF ||
       gelf_getehdr(elf.get(), &ehdr) == nullptr || gelf_getclass(elf.get()) != ELFCLASS64 ||
