@@ -277,6 +277,10 @@ int main() {
               answerer.answered.load());
   ok(operations > 1000, "work was done");
   tap::equal(surprises.load(), 0, "no unexpected errno");
+  // The kernel sends RELEASE after close(2) has returned.
+  for (int i = 0; i < 100 && server.stats().open_files != 0; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
   tap::equal(static_cast<long long>(server.stats().open_files), 0, "no open file is left");
   std::thread blocked([&] { read_all(std::string(path) + "/stream", 0); });
   server.stop();
