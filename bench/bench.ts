@@ -1,6 +1,6 @@
 // What trials work with: a mount of the product, processes to probe, the rivals. Everything is
 // started on first use, below one temporary directory, and ended by close().
-import { type ChildProcess, fork, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, fork, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
@@ -69,10 +69,12 @@ export class Bench {
   readonly #lineProcesses: LineProcess[] = [];
   /** Targets run there; the last core, because the first takes most interrupts. */
   readonly cpu = cpus().length - 1;
+  readonly allCpus = `0-${this.cpu}`;
   #daemon: ChildProcess | undefined;
   #target: LineProcess | undefined;
   #kernel: LineProcess | undefined;
   #libfuse: Promise<string> | undefined;
+  #libfusePid = 0;
 
   /** Starts a helper that lives until close() or its own end(). */
   async start(program: string, args: string[]): Promise<LineProcess> {
@@ -107,10 +109,18 @@ export class Bench {
   async libfuse(bytes: number): Promise<string> {
     this.#libfuse ??= (async () => {
       const mountpoint = this.#makeDir('libfuse');
-      await this.start('libfuse-null', [mountpoint, String(bytes)]);
+      const server = await this.start('libfuse-null', [mountpoint, String(bytes)]);
+      this.#libfusePid = server.pid;
       return mountpoint;
     })();
     return await this.#libfuse;
+  }
+
+  /** Lets every thread of the file servers run on these cores only; taskset's list format. */
+  placeServers(cpuList: string): void {
+    for (const pid of [this.#daemon?.pid, this.#libfusePid]) {
+      if (pid) execFileSync('taskset', ['-apc', cpuList, String(pid)], { stdio: 'ignore' });
+    }
   }
 
   /** A file of a process in our mount. */

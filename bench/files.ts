@@ -1,6 +1,7 @@
 // Control files beside a C libfuse server: one client program, rounds that alternate between the
-// servers. A sample is the median over the operations of one round. Nothing is pinned: the
-// scheduler puts client and server together or apart as it does for users, hence the spread.
+// servers. A sample is the median over the operations of one round. Client and servers share one
+// core, which makes rounds repeatable; left alone, the scheduler puts a pair on one core or on two
+// from round to round, and the figures have two modes. The rows named `free` show that.
 import { execFile } from 'node:child_process';
 import { copyFileSync, readFileSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
@@ -19,10 +20,26 @@ export type FileOp = 'stat' | 'orc';
 /** Where the file is: in the root, or in the directory of a process. */
 export type FileDepth = 'root' | 'process';
 
+/** Which cores client and servers may use. */
+export type Placement = 'one core' | 'free';
+
+/** One operation on one file. */
+export interface FileSpec {
+  op: FileOp;
+  depth: FileDepth;
+  placement: Placement;
+}
+
 type Server = 'ours' | 'libfuse';
 
-async function clientUs(op: FileOp, path: string, operations = OPERATIONS): Promise<number> {
-  const { stdout } = await run(built('fs-client'), [op, path, String(operations)]);
+async function clientUs(
+  op: FileOp,
+  path: string,
+  cpuList: string,
+  operations = OPERATIONS,
+): Promise<number> {
+  const args = ['-c', cpuList, built('fs-client'), op, path, String(operations)];
+  const { stdout } = await run('taskset', args);
   return Number(stdout.split(' ')[0]);
 }
 
@@ -39,20 +56,28 @@ async function pathOf(bench: Bench, server: Server, depth: FileDepth): Promise<s
 type Pair = Record<Server, Measured>;
 const pairs = new Map<string, Promise<Pair>>();
 
-async function measurePair(bench: Bench, op: FileOp, depth: FileDepth): Promise<Pair> {
+async function measurePair(bench: Bench, spec: FileSpec): Promise<Pair> {
+  const { op, depth, placement } = spec;
   const pair: Pair = { ours: { samples: [] }, libfuse: { samples: [] } };
+  const paths = {
+    ours: await pathOf(bench, 'ours', depth),
+    libfuse: await pathOf(bench, 'libfuse', depth),
+  };
+  const cpuList = placement === 'free' ? bench.allCpus : String(bench.cpu);
+  bench.placeServers(cpuList);
   for (let i = 0; i < ROUNDS; i++) {
     for (const server of ['ours', 'libfuse'] as const) {
-      pair[server].samples.push(await clientUs(op, await pathOf(bench, server, depth)));
+      pair[server].samples.push(await clientUs(op, paths[server], cpuList));
     }
   }
+  bench.placeServers(bench.allCpus);
   return pair;
 }
 
 /** One server's half of a pair; whoever asks first makes both be measured, alternating. */
-export const fileTime = (server: Server, op: FileOp, depth: FileDepth) => async (bench: Bench) => {
-  const key = `${op} ${depth}`;
-  const pair = pairs.get(key) ?? measurePair(bench, op, depth);
+export const fileTime = (server: Server, spec: FileSpec) => async (bench: Bench) => {
+  const key = JSON.stringify(spec);
+  const pair = pairs.get(key) ?? measurePair(bench, spec);
   pairs.set(key, pair);
   return (await pair)[server];
 };
@@ -64,7 +89,11 @@ export async function generatedFileTime(bench: Bench): Promise<Measured> {
   copyFileSync(built('entry-empty.bpf.o'), file);
   const samples: number[] = [];
   const list = await bench.proc(target.pid, 'hooks', 'list');
-  for (let i = 0; i < ROUNDS; i++) samples.push(await clientUs('orc', list, OPERATIONS / 2));
+  bench.placeServers(String(bench.cpu));
+  for (let i = 0; i < ROUNDS; i++) {
+    samples.push(await clientUs('orc', list, String(bench.cpu), OPERATIONS / 2));
+  }
+  bench.placeServers(bench.allCpus);
   unlinkSync(file);
   await target.end();
   return { samples };

@@ -50,10 +50,10 @@ async function runTrial(trial: Trial, bench: Bench, outcome: Outcome): Promise<v
 
 function addRatios(rows: ReportRow[]): void {
   const byName = new Map(rows.map((row) => [row.name, row]));
-  for (const { name, baseline: to, ratioOf = 'median' } of trials) {
+  for (const { name, baseline: to } of trials) {
     const row = byName.get(name);
     const base = byName.get(to ?? '');
-    if (row && base) row.ratio = { value: row[ratioOf] / base[ratioOf], to: base.name };
+    if (row && base) row.ratio = { value: row.median / base.median, to: base.name };
   }
 }
 

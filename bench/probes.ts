@@ -4,7 +4,7 @@ import { copyFileSync, readdirSync, readFileSync, unlinkSync, writeFileSync } fr
 import { type Bench, built, type LineProcess } from './bench.js';
 import { type Measured, Unavailable } from './stats.js';
 
-const ROUNDS = 11;
+const ROUNDS = 21;
 const BATCHES = 31;
 const BATCH_NS = 200_000;
 

@@ -1,7 +1,7 @@
 // The table of trials: what is measured, beside what. Names are an interface, programs read them.
 import { copyCommand, enterTime, firstCopy, furtherCopy, pauseTime } from './attaching.js';
 import type { Bench } from './bench.js';
-import { fileTime, generatedFileTime } from './files.js';
+import { type FileSpec, fileTime, generatedFileTime } from './files.js';
 import { callDirect, disabledProbe, kernelProbe, ourProbe } from './probes.js';
 import type { Measured } from './stats.js';
 
@@ -14,8 +14,6 @@ export interface Trial {
   description: string;
   /** The row that the ratio is taken to. */
   baseline?: string;
-  /** Which figure of the two rows; `min` where the scheduler's mood is most of the spread. */
-  ratioOf?: 'median' | 'min';
   run(bench: Bench): Promise<Measured>;
 }
 
@@ -83,29 +81,41 @@ const pauseTrials: Trial[] = [1, 16, 128].flatMap((threads) =>
   ),
 );
 
-const fileTrials: Trial[] = (
+const files: [name: string, spec: FileSpec, description: string][] = [
+  ['stat.us', { op: 'stat', depth: 'process', placement: 'one core' }, 'stat of procs/PID/README'],
   [
-    ['stat.us', 'stat', 'process', 'stat of procs/PID/README'],
-    ['stat.fixed.us', 'stat', 'root', 'stat of version, whose name the kernel may cache'],
-    ['orc.us', 'orc', 'root', 'open+read+close of version'],
-    ['orc.process.us', 'orc', 'process', 'open+read+close of procs/PID/README'],
-  ] as const
-).flatMap(([name, op, depth, description]): Trial[] => [
+    'stat.fixed.us',
+    { op: 'stat', depth: 'root', placement: 'one core' },
+    'stat of version, whose name and size the kernel may keep',
+  ],
+  ['orc.us', { op: 'orc', depth: 'root', placement: 'one core' }, 'open+read+close of version'],
+  [
+    'orc.process.us',
+    { op: 'orc', depth: 'process', placement: 'one core' },
+    'open+read+close of procs/PID/README',
+  ],
+  [
+    'orc.free.us',
+    { op: 'orc', depth: 'root', placement: 'free' },
+    'as orc.us, on whatever cores the scheduler likes',
+  ],
+];
+
+const fileTrials: Trial[] = files.flatMap(([name, spec, description]): Trial[] => [
   {
     name: `fs.${name}`,
     group: 'fs',
     unit: 'us',
     description,
     baseline: `libfuse.${name}`,
-    ratioOf: 'min',
-    run: fileTime('ours', op, depth),
+    run: fileTime('ours', spec),
   },
   {
     name: `libfuse.${name}`,
     group: 'fs',
     unit: 'us',
-    description: `C libfuse3 low-level server: ${op} of ${depth === 'root' ? 'ctl' : 'procs/1/ctl'}`,
-    run: fileTime('libfuse', op, depth),
+    description: `C libfuse3 low-level server: ${spec.op} of ${spec.depth === 'root' ? 'ctl' : 'procs/1/ctl'}`,
+    run: fileTime('libfuse', spec),
   },
 ]);
 
@@ -167,7 +177,6 @@ export const trials: readonly Trial[] = [
     unit: 'us',
     description: 'open+read+close of hooks/list, made by TypeScript at each open',
     baseline: 'libfuse.orc.process.us',
-    ratioOf: 'min',
     run: generatedFileTime,
   },
 ];
