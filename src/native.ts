@@ -62,8 +62,9 @@ export interface FuseRequest {
   cls: string;
   /** line: the lines of one write (complete ones only); commit: the whole payload. */
   data?: Buffer;
-  /** rename: the new path. line: `true` when the file was opened with O_TRUNC (`>`), not `>>`. */
+  /** rename: the new path. */
   to?: string;
+  /** line: opened with O_TRUNC (`>`), not `>>`. commit: over the class's maxBytes, no data. */
   truncate?: boolean;
   /** The caller, from the FUSE header; pid is a thread group id. */
   uid: number;
@@ -292,12 +293,7 @@ export interface NativeEvents {
   eventsRemove(source: number): void;
 }
 
-export interface Native
-  extends NativeFuse,
-    NativeBpf,
-    NativeTarget,
-    NativeSymbols,
-    NativeEvents {}
+export interface Native extends NativeFuse, NativeBpf, NativeTarget, NativeSymbols, NativeEvents {}
 
 const addonPath = fileURLToPath(new URL('../../build/bpftimefs.node', import.meta.url));
 const module = { exports: {} as Native };

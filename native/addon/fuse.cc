@@ -145,7 +145,7 @@ class Bridge final : public fuse::RequestSink {
       set("data", Napi::Buffer<char>::Copy(env, request.data.data(), request.data.size()));
     }
     if (request.op == ControlOp::kRename) set("to", Napi::String::New(env, request.to));
-    if (request.op == ControlOp::kLine) {
+    if (request.op == ControlOp::kLine || request.op == ControlOp::kCommit) {
       set("truncate", Napi::Boolean::New(env, request.truncate));
     }
     set("uid", Napi::Number::New(env, request.caller.uid));

@@ -103,6 +103,7 @@ struct Handle {
   std::string buf;
   bool own_copy = false;
   bool dirty = false;  // bytes written since the last flush
+  int refused = 0;     // errno of a write that did not fit: what is here is no whole payload
   // line: a last line without its newline; whether the next accepted line replaces the file
   std::string partial;
   bool replaces = false;

@@ -172,6 +172,7 @@ class Server {
   void read_stream(const Request& request, Handle& file);
   void write_line(const Request& request, Handle& file, std::string_view data);
   void ask_line(const Request& request, Handle& file, std::string lines, uint32_t written);
+  static int refuse(Handle& file, int errnum);
   int write_payload(Handle& file, uint64_t offset, bool append, std::string_view data);
   int resize_payload(Handle& file, uint64_t size_bytes);
   void own_copy(Handle& file);

@@ -196,14 +196,21 @@ void Server::own_copy(Handle& file) {
   staged_bytes_ += file.buf.size();
 }
 
+// The next flush reports it again, instead of a commit.
+int Server::refuse(Handle& file, int errnum) {
+  file.refused = errnum;
+  file.dirty = true;
+  return errnum;
+}
+
 int Server::write_payload(Handle& file, uint64_t offset, bool append, std::string_view data) {
   own_copy(file);
   if (append) offset = file.buf.size();
   const uint64_t limit = limit_of(*file.node);
-  if (offset > limit || data.size() > limit - offset) return EFBIG;
+  if (offset > limit || data.size() > limit - offset) return refuse(file, EFBIG);
   const uint64_t end = offset + data.size();
   if (end > file.buf.size()) {
-    if (staged_bytes_ + (end - file.buf.size()) > kMaxStagedBytes) return ENOSPC;
+    if (staged_bytes_ + (end - file.buf.size()) > kMaxStagedBytes) return refuse(file, ENOSPC);
     staged_bytes_ += end - file.buf.size();
     file.buf.resize(end, '\0');
   }
@@ -214,14 +221,15 @@ int Server::write_payload(Handle& file, uint64_t offset, bool append, std::strin
 }
 
 int Server::resize_payload(Handle& file, uint64_t size_bytes) {
-  if (size_bytes > limit_of(*file.node)) return EFBIG;
+  if (size_bytes > limit_of(*file.node)) return refuse(file, EFBIG);
   own_copy(file);
   if (size_bytes > file.buf.size() &&
       staged_bytes_ + (size_bytes - file.buf.size()) > kMaxStagedBytes) {
-    return ENOSPC;
+    return refuse(file, ENOSPC);
   }
   // Emptying a file is how copying tools begin: it changes nothing until bytes follow.
   if (size_bytes != 0 && size_bytes != file.buf.size()) file.dirty = true;
+  if (size_bytes == 0) file.refused = 0;
   staged_bytes_ += size_bytes - file.buf.size();
   file.buf.resize(size_bytes, '\0');
   file.node->writer = file.id;
@@ -301,12 +309,17 @@ void Server::commit(const Request& request, Handle& file) {
     }
   }
   if (node->removed) return void(send(request.unique(), ENOENT));  // rm while it was written
+  // Tools close what they could not write to the end; a part of an object is never armed.
+  const bool too_big = file.refused == EFBIG && !node->staged;
+  if (file.refused != 0 && !too_big) return void(send(request.unique(), file.refused));
   if (node->staged) {
     node->content = std::make_shared<const std::string>(file.buf);
     node->changed = std::chrono::system_clock::now();
     return void(send(request.unique(), 0));
   }
   Question question{ControlOp::kCommit, node, table_.path_of(*node), node->cls->name, file.buf, {}};
+  if (too_big) question.data.clear();
+  question.truncate = too_big;  // JavaScript has the sentence
   auto bytes = std::make_shared<std::string>(file.buf);
   ask(request, std::move(question), [this, node, bytes](uint64_t unique, int errnum, std::string&) {
     committed(node, errnum, *bytes);

@@ -380,12 +380,19 @@ async function loadObject(request: AttachRequest): Promise<BpfObjectInfo> {
     const { log } = error as NativeError;
     const refusal = refusalOf(error, request.name);
     if (!refusal) throw error;
-    const detail = log ? `: ${lastLine(log)}` : '';
+    const detail = log ? `: ${reasonIn(log)}` : '';
     throw new FsError(refusal.errno, refusal.reason + detail, { cause: error });
   }
 }
 
-const lastLine = (log: string) => log.trimEnd().split('\n').at(-1) ?? '';
+/** What a person needs of libbpf's log: the last word on the program, else libbpf's first. */
+function reasonIn(log: string): string {
+  const lines = log.trimEnd().split('\n');
+  const end = lines.findIndex((line) => line.includes('-- END PROG LOAD LOG --'));
+  if (end <= 0) return lines[0] ?? '';
+  const program = /prog '([^']*)'/.exec(lines[0] ?? '')?.[1];
+  return `${program === undefined ? '' : `program ${program}, `}${lines[end - 1]}`;
+}
 
 /** libbpf names internal maps after the object; keep it short and plain. */
 function objectName(file: string): string {

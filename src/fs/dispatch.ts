@@ -97,6 +97,9 @@ async function runHandler(
     }
     case 'commit':
       if (!handlers.commit) break;
+      if (request.truncate) {
+        fail('EFBIG', `${request.path}: over the limit of ${row.maxBytes ?? 0} bytes`);
+      }
       await handlers.commit(context, request.data ?? Buffer.alloc(0));
       return undefined;
     case 'rename':

@@ -13,6 +13,9 @@ import { type MountSpec, startMount, type TestMount } from './mount.js';
 
 const targets = fileURLToPath(new URL('../../../test/targets/', import.meta.url));
 
+/** Path of a source below test/targets. */
+export const targetSource = (name: string): string => join(targets, name);
+
 /** What a command did. */
 export interface Ran {
   code: number | null;
