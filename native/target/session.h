@@ -138,6 +138,7 @@ class Session {
   explicit Session(pid_t pid) : pid_(pid) {}
   Result<void> open_handles();
   Result<void> install_agent();
+  Result<void> map_agent(RemoteThread* thread);
   Result<void> fill_environment(uint64_t fs_base);
   Result<void> map_all(std::vector<MapWant>* wants);
   Result<void> run_batch(RemoteThread* thread, MapWant* wants, size_t count);

@@ -167,55 +167,65 @@ pid_t Session::any_thread() const {
 }
 
 Result<void> Session::install_agent() {
-  const size_t blob_bytes = static_cast<size_t>(bpftime_agent_blob_end - bpftime_agent_blob);
   memcpy(&header_, bpftime_agent_blob, sizeof header_);
   if (header_.magic != AGENT_MAGIC || header_.version != AGENT_V1) {
     return fail(EIO, "the agent blob does not match the daemon");
   }
   agent_bytes_ = header_.data_off + header_.data_bytes;
-  uint64_t fs_base = 0;
-  {
-    auto thread = RemoteThread::stop(pid_, any_thread(), suspend_seccomp_);
-    if (!thread) return thread.error();
-    RemoteThread& remote = *thread.value();
-    fs_base = remote.saved().fs_base;
-    const auto map = [&](uint64_t addr, uint64_t bytes, int prot, int flags) {
-      return remote.syscall(syscall_insn_, SYS_mmap, addr, bytes, static_cast<uint64_t>(prot),
-                            static_cast<uint64_t>(flags | MAP_PRIVATE | MAP_ANONYMOUS),
-                            ~uint64_t{0}, 0);
-    };
-    const Result<int64_t> text = map(0, agent_bytes_, PROT_READ | PROT_EXEC, 0);
-    if (!text) return text.error();
-    if (text.value() < 0)
-      return fail(static_cast<int>(-text.value()), "the process cannot map code");
-    agent_ = static_cast<uint64_t>(text.value());
-    const Result<int64_t> data =
-        map(agent_ + header_.data_off, header_.data_bytes, PROT_READ | PROT_WRITE, MAP_FIXED);
-    const Result<int64_t> control = map(0, kControlBytes, PROT_READ | PROT_WRITE, 0);
-    if (!data || !control || data.value() < 0 || control.value() < 0) {
-      return fail(ENOMEM, "the process cannot map memory");
-    }
-    control_ = static_cast<uint64_t>(control.value());
-  }
-  const Result<void> wrote = put(agent_, bpftime_agent_blob, blob_bytes);
-  if (!wrote) return wrote;
-  return fill_environment(fs_base);
-}
-
-Result<void> Session::fill_environment(uint64_t fs_base) {
   Result<std::shared_ptr<MapObject>> log =
       create_map(MapSpec{kBpfMapTypeRingbuf, 0, 0, kLogRingBytes, 0, "log"});
   if (!log) return log.error();
   log_ = log.value();
-  std::vector<MapWant> wants;
-  wants.push_back(
-      MapWant::shared(log_->storage.get(), log_->view.storage_bytes, PROT_READ | PROT_WRITE));
-  wants.push_back(MapWant::wipe_on_fork(agent_ + header_.pid_page_off, sizeof(rt_pid_page)));
-  const Result<void> mapped = map_all(&wants);
-  if (!mapped) return mapped;
-  map_addrs_[log_->id] = wants[0].addr;
-  map_bytes_[log_->id] = log_->view.storage_bytes;
+  // Everything that needs the thread happens in one stop.
+  auto thread = RemoteThread::stop(pid_, any_thread(), suspend_seccomp_);
+  if (!thread) return thread.error();
+  Result<void> step = map_agent(thread.value().get());
+  if (step.ok()) step = fill_environment(thread.value()->saved().fs_base);
+  if (!step && agent_ != 0) {
+    static_cast<void>(
+        thread.value()->syscall(syscall_insn_, SYS_munmap, agent_, agent_bytes_ + kControlBytes));
+    const auto it = map_addrs_.find(log_->id);
+    if (it != map_addrs_.end()) {
+      static_cast<void>(
+          thread.value()->syscall(syscall_insn_, SYS_munmap, it->second, log_->view.storage_bytes));
+    }
+  }
+  return step;
+}
 
+// Text, data and the control block in one range: two system calls, then the agent maps the rest.
+Result<void> Session::map_agent(RemoteThread* thread) {
+  const auto map = [&](uint64_t addr, uint64_t bytes, int prot, int flags) {
+    return thread->syscall(syscall_insn_, SYS_mmap, addr, bytes, static_cast<uint64_t>(prot),
+                           static_cast<uint64_t>(flags | MAP_PRIVATE | MAP_ANONYMOUS), ~uint64_t{0},
+                           0);
+  };
+  const Result<int64_t> text = map(0, agent_bytes_ + kControlBytes, PROT_READ | PROT_EXEC, 0);
+  if (!text) return text.error();
+  if (text.value() < 0) {
+    return fail(static_cast<int>(-text.value()), "the process cannot map code");
+  }
+  agent_ = static_cast<uint64_t>(text.value());
+  control_ = agent_ + agent_bytes_;
+  const Result<int64_t> data = map(agent_ + header_.data_off, header_.data_bytes + kControlBytes,
+                                   PROT_READ | PROT_WRITE, MAP_FIXED);
+  if (!data) return data.error();
+  if (data.value() < 0) return fail(ENOMEM, "the process cannot map memory");
+  const size_t blob_bytes = static_cast<size_t>(bpftime_agent_blob_end - bpftime_agent_blob);
+  const Result<void> wrote = put(agent_, bpftime_agent_blob, blob_bytes);
+  if (!wrote) return wrote;
+  MapWant wants[] = {
+      MapWant::shared(log_->storage.get(), log_->view.storage_bytes, PROT_READ | PROT_WRITE),
+      MapWant::wipe_on_fork(agent_ + header_.pid_page_off, sizeof(rt_pid_page))};
+  const Result<void> mapped = run_batch(thread, wants, std::size(wants));
+  if (wants[0].addr != 0) {
+    map_addrs_[log_->id] = wants[0].addr;
+    map_bytes_[log_->id] = log_->view.storage_bytes;
+  }
+  return mapped;
+}
+
+Result<void> Session::fill_environment(uint64_t fs_base) {
   const Result<ProcStatus> status = read_status(pid_);
   if (!status) return status.error();
   const Result<std::vector<Region>> regions = read_regions(pid_);
@@ -239,7 +249,7 @@ Result<void> Session::fill_environment(uint64_t fs_base) {
     env.clock_gettime_fn = vdso_symbol(image, region.start, "__vdso_clock_gettime");
   }
   env.log = log_->view;
-  env.log.base = reinterpret_cast<u8*>(wants[0].addr);
+  env.log.base = reinterpret_cast<u8*>(map_addrs_[log_->id]);
   env.cpu_count = log_->view.cpu_count != 0 ? log_->view.cpu_count : possible_cpus();
   env.pid = static_cast<uint32_t>(status.value().ns_pid);
   env.pid_cached = 1;
