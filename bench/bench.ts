@@ -7,6 +7,7 @@ import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import { Unavailable } from './stats.js';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 const START_TIMEOUT_MS = 10_000;
@@ -71,6 +72,7 @@ export class Bench {
   readonly cpu = cpus().length - 1;
   readonly allCpus = `0-${this.cpu}`;
   #daemon: ChildProcess | undefined;
+  #mounted: Promise<string> | undefined;
   #target: LineProcess | undefined;
   #kernel: LineProcess | undefined;
   #libfuse: Promise<string> | undefined;
@@ -89,18 +91,21 @@ export class Bench {
     return path;
   }
 
-  /** Mounts the product, once. */
+  /** Mounts the product, once. @throws {Unavailable} when this user may not mount here */
   async mount(): Promise<string> {
-    const mountpoint = join(this.#dir, 'bpftime');
-    if (this.#daemon) return mountpoint;
-    this.#makeDir('bpftime');
-    this.#daemon = fork(join(root, 'dist/src/main.js'), ['mount', mountpoint], {
+    this.#mounted ??= this.#startDaemon();
+    return await this.#mounted;
+  }
+
+  async #startDaemon(): Promise<string> {
+    const mountpoint = this.#makeDir('bpftime');
+    const daemon = fork(join(root, 'dist/src/main.js'), ['mount', mountpoint], {
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
     });
-    const daemon = this.#daemon;
+    this.#daemon = daemon;
     await new Promise<void>((mounted, failed) => {
       daemon.once('message', () => mounted());
-      daemon.once('exit', (code) => failed(new Error(`the daemon ended with ${code}`)));
+      daemon.once('exit', (code) => failed(new Unavailable(`the daemon ended with ${code}`)));
     });
     return mountpoint;
   }
