@@ -1,24 +1,31 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing when root, else prints the exact line to type.
-# Usage: setup.sh build|test   (test includes build)
+# Usage: setup.sh build|demo|test   (each includes those before it)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-wanted="${1:-build}"
-pattern='^build '
-if [ "$wanted" = test ]; then pattern='^(build|test) '; fi
+case "${1:-build}" in
+  build) purposes='build' ;;
+  demo) purposes='build|demo' ;;
+  test) purposes='build|demo|test' ;;
+  *) echo "setup: $1: no such purpose (want build, demo or test)" >&2; exit 2 ;;
+esac
+if ! command -v node > /dev/null || ! node -e 'process.exit(+process.versions.node.split(".")[0] < 20)'; then
+  echo "bpftimefs needs Node 20.17 or newer" >&2
+  exit 1
+fi
 missing=()
 while read -r _ package; do
-  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
-done < <(grep -E "$pattern" scripts/packages.txt)
+  [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+done < <(grep -E "^($purposes) " scripts/packages.txt)
 if [ "${#missing[@]}" -eq 0 ]; then exit 0; fi
+install="apt-get install -y --no-install-recommends ${missing[*]}"
 if [ "$(id -u)" -ne 0 ]; then
   echo "bpftimefs needs these packages: ${missing[*]}" >&2
-  echo "type: sudo apt-get install -y --no-install-recommends ${missing[*]}" >&2
+  echo "type: sudo $install" >&2
   exit 1
 fi
 echo "setup: installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
 # Services that packages bring are not to be started by our set-up.
 policy=/usr/sbin/policy-rc.d
 made_policy=
@@ -28,4 +35,5 @@ if [ ! -e "$policy" ]; then
   made_policy=1
 fi
 trap '[ -z "$made_policy" ] || rm -f "$policy"' EXIT
-apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null
+apt-get update -qq
+$install -qq > /dev/null
