@@ -89,6 +89,7 @@ export class Lab {
   readonly mount: TestMount;
   readonly #running: Running[] = [];
   readonly #pids: number[] = [];
+  readonly #watched: number[] = [];
 
   private constructor(mount: TestMount) {
     this.mount = mount;
@@ -111,6 +112,9 @@ export class Lab {
 
   async #close(t: Test): Promise<void> {
     for (const one of this.#running) await one.end();
+    // Orphans of a server that had no time to end them: a failed test must not leave them behind.
+    for (const pid of this.#watched) if (existsSync(`/proc/${pid}`)) process.kill(pid, 'SIGKILL');
+    await eventually(() => !this.#watched.some((pid) => existsSync(`/proc/${pid}`)), 3000);
     await this.mount.stop();
     const left = this.#pids.filter((pid) => existsSync(`/proc/${pid}`));
     t.same(left, [], 'no process is left');
@@ -145,9 +149,10 @@ export class Lab {
     return running;
   }
 
-  /** A grandchild (a worker of a server) that must be gone when the lab closes. */
+  /** A grandchild (a worker of a server) that ends with the lab. */
   watch(pid: number): void {
     this.#pids.push(pid);
+    this.#watched.push(pid);
   }
 
   /** Runs a shell command to its end; $M is the mount, $T the scratch directory. */
