@@ -10,7 +10,7 @@ case "${1:-build}" in
   *) echo "setup: $1: no such purpose (want build, demo or test)" >&2; exit 2 ;;
 esac
 if ! command -v node > /dev/null || ! node -e 'process.exit(+process.versions.node.split(".")[0] < 20)'; then
-  echo "bpftimefs needs Node 20.17 or newer" >&2
+  echo "bpftimefs needs Node 20.19 or newer" >&2
   exit 1
 fi
 missing=()
