@@ -9,7 +9,8 @@ case "${1:-build}" in
   test) purposes='build|demo|test' ;;
   *) echo "setup: $1: no such purpose (want build, demo or test)" >&2; exit 2 ;;
 esac
-if ! command -v node > /dev/null || ! node -e 'process.exit(+process.versions.node.split(".")[0] < 20)'; then
+supported='const [a, b] = process.versions.node.split("."); process.exit(a == 20 && b >= 19 || a >= 22 ? 0 : 1)'
+if ! command -v node > /dev/null || ! node -e "$supported"; then
   echo "bpftimefs needs Node 20.19 or newer" >&2
   exit 1
 fi

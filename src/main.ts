@@ -12,9 +12,7 @@ const argv = hideBin(process.argv);
 
 await yargs(argv)
   .scriptName('bpftimefs')
-  .usage(
-    '$0 COMMAND\n\nA file system for live processes: trace, fault and patch with cp, echo, rm.',
-  )
+  .usage('$0 COMMAND\n\nA file system for live processes: trace them with cp, cat and rm.')
   .command(
     'mount [mountpoint]',
     'mount and serve until umount or a signal',

@@ -1,9 +1,11 @@
 // The documentation does what it says: each command of the README is typed into a shell, against a
 // real mount and a real program, and prints what the README shows. `npm run golden` writes what it
 // printed into the README.
-import { readFileSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
+import { generatedDocs } from '../scripts/gen-docs.js';
 import { ConsoleSession, matchesPage, parsePage, type Typed } from './helpers/console.js';
 import { startMount } from './helpers/mount.js';
 
@@ -69,3 +71,34 @@ await t.test('figures match figures, and nothing else', async (t) => {
   t.ok(matchesPage(['a', '...', 'b'], ['a', 'x', 'y', 'b']));
   t.notOk(matchesPage([], ['anything']), 'nothing shown means nothing printed');
 });
+
+await t.test('generated parts are fresh', async (t) => {
+  for (const { path, text } of generatedDocs()) {
+    t.ok(readFileSync(path, 'utf8') === text, `${path} is what npm run gen writes`);
+  }
+});
+
+await t.test('manual pages have no warnings', async (t) => {
+  for (const page of ['docs/bpftimefs.5', 'docs/bpftimefs.8']) {
+    const { stdout, error } = spawnSync('mandoc', ['-Tlint', `${root}/${page}`], {
+      encoding: 'utf8',
+    });
+    t.equal(error, undefined, 'mandoc runs');
+    // Whether other pages are installed is the machine's business.
+    const findings = stdout.split('\n').filter((line) => line && !/manual not found/.test(line));
+    t.same(findings, [], page);
+  }
+});
+
+await t.test('links lead somewhere, scripts exist', async (t) => {
+  const page = readFileSync(`${root}/README.md`, 'utf8');
+  for (const [, link = ''] of page.matchAll(/\]\(([^)]+)\)/g)) {
+    t.ok(existsSync(`${root}/${link}`), link);
+  }
+  const { scripts } = JSON.parse(readFileSync(`${root}/package.json`, 'utf8'));
+  for (const [, name = ''] of page.matchAll(/`npm (?:run )?(\w+)[^`]*`/g)) {
+    t.ok(scripts[name], `npm ${name}`);
+  }
+});
+t.end();
+setTimeout(() => process.exit(), 100).unref();

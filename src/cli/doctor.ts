@@ -43,9 +43,9 @@ const checks: Readonly<Record<string, Check>> = {
   node: () => {
     const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
     return {
-      ok: major > 20 || (major === 20 && minor >= 17),
+      ok: major > 20 || (major === 20 && minor >= 19),
       fact: process.versions.node,
-      remedy: 'Node 20.17 or newer',
+      remedy: 'Node 20.19 or newer',
     };
   },
   addon: () => {

@@ -134,9 +134,14 @@ export function rootRows(fs: ControlFs): Row[] {
     {
       pattern: '/',
       kind: 'dir',
-      doc: 'bpftimefs: a file system for live processes; trace, fault, patch with cp, echo, cat, rm',
+      doc: 'bpftimefs: a file system for live processes; begin with cat procs/self/README',
     },
-    { pattern: '/version', kind: 'snapshot', doc: 'version', content: `${VERSION}\n` },
+    {
+      pattern: '/version',
+      kind: 'snapshot',
+      doc: 'version of the daemon',
+      content: `${VERSION}\n`,
+    },
     { pattern: '/status', kind: 'snapshot', doc: 'the daemon in `key value` lines' },
     ...errorRows(fs, ''),
     {
