@@ -32,6 +32,8 @@ export interface AttachRequest {
 export interface AttachObserver {
   attached(process: EnteredProcess, object: AttachedObject): void;
   detached(process: EnteredProcess, object: AttachedObject): void;
+  /** After `detached`: nobody removed the file, the program that it was attached to is gone. */
+  lost(process: EnteredProcess, object: AttachedObject): void;
   entered(process: EnteredProcess): void;
   /** We are out again, or the process ended (`gone`). */
   left(process: EnteredProcess, gone: boolean): void;
@@ -182,7 +184,10 @@ export class AttachEngine {
 
   /** Forgets a process that ended or became another program. */
   async #drop(process: EnteredProcess): Promise<void> {
-    for (const object of [...process.objects.values()]) this.#forget(process, object);
+    for (const object of [...process.objects.values()]) {
+      this.#forget(process, object);
+      this.#observer.lost(process, object);
+    }
     this.#processes.delete(process.identity.pid);
     await native.targetForget(process.session);
     this.#observer.left(process, true);

@@ -67,6 +67,10 @@ export class AttachFiles implements AttachObserver {
     }
   }
 
+  lost(_process: EnteredProcess, object: AttachedObject): void {
+    this.#fs.unpublish(object.path);
+  }
+
   #collect(
     mapId: number,
     kind: 'log' | 'ring' | 'perf',
@@ -97,7 +101,9 @@ export class AttachFiles implements AttachObserver {
 
 /** Gives a map a name that is free in its process: its own, else `name@object`. */
 function nameMap(process: EnteredProcess, map: NamedMap): NamedMap {
-  const name = process.maps.has(map.info.name) ? `${map.info.name}@${map.object.info.id}` : map.info.name;
+  const name = process.maps.has(map.info.name)
+    ? `${map.info.name}@${map.object.info.id}`
+    : map.info.name;
   const named = { ...map, name };
   process.maps.set(name, named);
   return named;

@@ -181,9 +181,9 @@ export class Lab {
   }
 
   /** Compiles test/targets/bpf/NAME.bpf.c; returns the object's path. */
-  bpf(name: string): string {
+  bpf(name: string, defines: string[] = []): string {
     const path = join(this.scratch, `${name}.bpf.o`);
-    if (!existsSync(path)) writeFileSync(path, compileBpf(name));
+    if (!existsSync(path)) writeFileSync(path, compileBpf(name, defines));
     return path;
   }
 

@@ -15,7 +15,7 @@ __attribute__((noinline, used)) static long twin(long n) {
 // One byte: no room for a jump, and what follows it is somebody else's.
 __asm__(
     ".globl tiny\n.type tiny, @function\ntiny: ret\n.size tiny, .-tiny\n"
-    ".globl after_tiny\n.type after_tiny, @function\nafter_tiny: xor %eax, %eax\nret\n"
+    ".globl after_tiny\n.type after_tiny, @function\nafter_tiny: mov $0, %eax\nret\n"
     ".size after_tiny, .-after_tiny\n");
 void tiny(void);
 int after_tiny(void);

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+// A program with several lives: prints `round N` per turn; SIGUSR1 makes it execute itself anew,
+// SIGUSR2 makes it fork a child that works on its own, prints `child N` and exits with 0 after some
+// thousand correct results.
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static volatile sig_atomic_t wants_exec, wants_fork;
+static void on_exec(int sig) {
+  (void)sig;
+  wants_exec = 1;
+}
+static void on_fork(int sig) {
+  (void)sig;
+  wants_fork = 1;
+}
+
+__attribute__((noinline)) long work(long n) {
+  __asm__ volatile("" ::: "memory");
+  return n < 3 ? n : work(n - 1) + 1;
+}
+
+static int child(void) {
+  for (int turn = 1; turn <= 400; ++turn) {
+    for (int i = 0; i < 10; ++i) {
+      if (work(20) != 20) return 3;
+    }
+    if (turn % 20 == 0) printf("child %d\n", turn);
+    usleep(2000);
+  }
+  return 0;
+}
+
+int main(int argc, char** argv) {
+  (void)argc;
+  setvbuf(stdout, NULL, _IOLBF, 0);
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, NULL);
+  signal(SIGUSR1, on_exec);
+  signal(SIGUSR2, on_fork);
+  printf("born\n");
+  for (long round = 1;; ++round) {
+    if (work(20) != 20) return 1;
+    printf("round %ld\n", round);
+    if (wants_exec) execv("/proc/self/exe", argv);
+    if (wants_fork) {
+      wants_fork = 0;
+      const pid_t pid = fork();
+      if (pid == 0) _exit(child());
+      printf("forked %d\n", pid);
+    }
+    int status;
+    if (waitpid(-1, &status, WNOHANG) > 0) {
+      printf("child ended with %d\n", WIFEXITED(status) ? WEXITSTATUS(status) : -1);
+    }
+    usleep(5000);
+  }
+}
