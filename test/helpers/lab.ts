@@ -187,22 +187,13 @@ export class Lab {
     return path;
   }
 
-  /** Compiles test/targets/NAME; returns the program's path. */
-  build(source: string, flags: string[] = [], compiler?: string): string {
-    const name = source.replace(/\.\w+$/, '');
-    const path = join(this.scratch, `${name}${flags.includes('-static') ? '-static' : ''}`);
-    const driver = compiler ?? (source.endsWith('.cc') ? 'g++' : 'gcc');
-    const standard = source.endsWith('.cc') ? ['-std=c++20'] : [];
-    execFileSync(driver, [
-      '-O2',
-      '-g',
-      '-pthread',
-      ...standard,
-      ...flags,
-      join(targets, source),
-      '-o',
-      path,
-    ]);
+  /** Compiles test/targets/SOURCE as `name`; returns the program's path. */
+  build(source: string, flags: string[] = [], how: { name?: string; compiler?: string } = {}) {
+    const path = join(this.scratch, how.name ?? source.replace(/\.\w+$/, ''));
+    const isCpp = source.endsWith('.cc');
+    const compiler = how.compiler ?? (isCpp ? 'g++' : 'gcc');
+    const common = ['-O2', '-g', '-pthread', ...(isCpp ? ['-std=c++20'] : [])];
+    execFileSync(compiler, [...common, ...flags, join(targets, source), '-o', path]);
     return path;
   }
 
