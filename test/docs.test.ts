@@ -100,5 +100,3 @@ await t.test('links lead somewhere, scripts exist', async (t) => {
     t.ok(scripts[name], `npm ${name}`);
   }
 });
-t.end();
-setTimeout(() => process.exit(), 100).unref();
