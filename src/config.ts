@@ -61,3 +61,6 @@ export const SYSCALL_SCAN_MAX_BYTES = 16 * 1024 * 1024;
 /** Attempts to take the fault signals over while threads are passing, and milliseconds between. */
 export const GUARD_ATTEMPTS = 5;
 export const GUARD_RETRY_MS = 2;
+
+/** Rounds in which a daemon that ends tries to detach from everything, LEAVE_RETRY_MS apart. */
+export const DETACH_ALL_ATTEMPTS = 25;

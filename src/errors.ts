@@ -81,6 +81,9 @@ export function errnoNumber(errno: string): number {
   return LINUX_ERRNO[errno] ?? constants.errno.EIO;
 }
 
+/** Limits of a process or of the machine: descriptors, address space, memory. */
+const EXHAUSTED: readonly string[] = ['EMFILE', 'ENFILE', 'ENOMEM'];
+
 /**
  * A native or system error (it has `code`) as a refusal about `what`; undefined when the code is not
  * in the vocabulary: then it is a bug.
@@ -90,7 +93,10 @@ export function refusalOf(error: unknown, what: string): FsError | undefined {
   if (!(error instanceof Error) || !('code' in error) || typeof error.code !== 'string') {
     return undefined;
   }
-  if (!isErrno(error.code)) return undefined;
+  // What the kernel calls differently is one thing to users: something is full.
+  const code = EXHAUSTED.includes(error.code) ? 'ENOSPC' : error.code;
+  if (!isErrno(code)) return undefined;
   const reason = 'reason' in error ? String(error.reason) : error.message;
-  return new FsError(error.code, `${what}: ${reason}`, { cause: error });
+  const detail = code === error.code ? '' : ` (${error.code})`;
+  return new FsError(code, `${what}: ${reason}${detail}`, { cause: error });
 }

@@ -216,7 +216,10 @@ export interface NativeTarget {
    * Enters a process: maps the agent. Rejects with ESRCH, EPERM, EBUSY (traced), EOPNOTSUPP.
    * `enterNs`: wall time of it all; the target had one thread stopped for less than that.
    */
-  targetEnter(pid: number): Promise<{ session: number; enterNs: number; logMapId: number }>;
+  targetEnter(
+    pid: number,
+    caller: { uid: number; gid: number; pid: number },
+  ): Promise<{ session: number; enterNs: number; logMapId: number }>;
   /**
    * Brings sites to the wanted state in one stop, all or nothing. A rejection may carry `site`,
    * the address that caused it.

@@ -22,3 +22,10 @@ export const asTid = (value: number): Tid => value as Tid;
 export const asAddr = (value: bigint): Addr => value as Addr;
 /** Names a bigint as a file offset. */
 export const asFileOff = (value: bigint): FileOff => value as FileOff;
+
+/** Who made a request. `pid` is a thread group id. */
+export interface Caller {
+  uid: number;
+  gid: number;
+  pid: number;
+}

@@ -7,6 +7,7 @@
 #include <memory>
 #include <utility>
 
+#include "../fuse/access.h"
 #include "../target/remote_thread.h"
 #include "../target/tracer_thread.h"
 #include "parts.h"
@@ -90,8 +91,14 @@ bool get_bool(const Napi::Object& object, const char* name) {
 
 Napi::Value target_enter(const Napi::CallbackInfo& info) {
   const auto pid = static_cast<pid_t>(info[0].As<Napi::Number>().Int32Value());
-  return run(info.Env(), [pid](Answer* answer) {
-    auto session = Session::enter(pid);
+  const auto object = info[1].As<Napi::Object>();
+  fuse::Caller caller;
+  caller.uid = get_u32(object, "uid");
+  caller.gid = get_u32(object, "gid");
+  caller.tid = static_cast<int>(get_u32(object, "pid"));
+  return run(info.Env(), [pid, caller](Answer* answer) {
+    auto session = Session::enter(
+        pid, [&] { return fuse::check_access(caller, pid, fuse::Touch::kChange) == 0; });
     if (!settle(session, answer)) return;
     const uint64_t enter_ns = session.value()->enter_ns();
     const uint32_t log_map = session.value()->log_map()->id;

@@ -143,16 +143,31 @@ static struct shadow_stack* shadow_of(u64 key, int create) {
   return 0;
 }
 
+/* What is in entry i's slot if its frame lives: the word there, or, when a tail call made a newer
+ * entry of the same slot, the return address that the newest of those keeps. 0: not readable. */
+static u64 held_in_slot(const struct shadow_stack* shadow, u64 i) {
+  const u64 slot = shadow->entries[i].slot;
+  for (u64 newer = i + 1; newer < shadow->depth; ++newer) {
+    if (shadow->entries[newer].slot == slot) return shadow->entries[newer].return_addr;
+  }
+  u64 now = 0;
+  return rt_read_user(&now, slot, sizeof now) == 0 ? now : 0;
+}
+
 /* Drops entries of frames that are gone without returning (longjmp, a destroyed coroutine). A live
  * hijacked frame has our return point in its slot; a slot that holds something else, or is no
  * longer mapped, belongs to nobody. Comparing addresses would not do: another coroutine's stack may
  * lie anywhere. Reads cost a system call each, so this runs only when the stack has doubled. */
 static void sweep(struct shadow_stack* shadow) {
   if (__atomic_exchange_n(&shadow->sweeping, 1, __ATOMIC_ACQ_REL) != 0) return;
+  for (u64 i = shadow->depth; i > 0; --i) {
+    struct shadow_entry* entry = &shadow->entries[i - 1];
+    if (entry->slot >= RESERVED_SLOT) continue;
+    if (held_in_slot(shadow, i - 1) != entry->return_point) entry->slot = FREE_SLOT;
+  }
   u64 kept = 0;
   for (u64 i = 0; i < shadow->depth; ++i) {
-    struct shadow_entry entry = shadow->entries[i];
-    u64 now = 0;
+    const struct shadow_entry entry = shadow->entries[i];
     if (entry.slot == FREE_SLOT) continue;
     if (entry.slot == RESERVED_SLOT) {
       /* Whom our signal interrupted will fill exactly this one. */
@@ -160,7 +175,6 @@ static void sweep(struct shadow_stack* shadow) {
       kept = i + 1;
       continue;
     }
-    if (rt_read_user(&now, entry.slot, sizeof now) != 0 || now != entry.return_point) continue;
     if (kept != i) shadow->entries[kept] = entry;
     ++kept;
   }

@@ -109,11 +109,6 @@ u64 agent_fault(u64 sig, const s32* info, u64* context) {
   return 0;
 }
 
-/* A child of vfork or posix_spawn shares our memory but has signal handlers of its own. */
-static int is_borrowed_memory(void) {
-  return rt_env.pid_cached && rt_pid() != (u32)rt_syscall6(__NR_getpid, 0, 0, 0, 0, 0, 0);
-}
-
 /* Stands in for one rt_sigaction system call: rdi signal, rsi new, rdx old, r10 size of a mask.
  * Returns 1 when it was answered (result in frame->regs.ax), 0 to let the kernel do it. */
 u32 agent_sigaction(struct probe_frame* frame) {
@@ -126,7 +121,7 @@ u32 agent_sigaction(struct probe_frame* frame) {
   struct kernel_sigaction new = {0, 0, 0, 0};
   frame->regs.ax = (u64)-RT_EFAULT;
   if (frame->regs.si != 0 && rt_read_user(&new, frame->regs.si, sizeof new) != 0) return 1;
-  if (is_borrowed_memory()) {
+  if (rt_is_memory_borrowed()) { /* it has signal handlers of its own */
     /* The new program starts with default handlers anyway; ignoring is inherited, so it is real. */
     if (frame->regs.si != 0 && new.handler != SIG_DFL_) return 0;
     if (frame->regs.dx != 0 &&

@@ -11,6 +11,7 @@ namespace bpftime::rewrite {
 namespace {
 
 constexpr uint32_t kJumpTableEntriesMax = 4096;
+constexpr size_t kBranchTargetsMax = 1 << 20;
 
 struct Decoded {
   ZydisDecodedInstruction insn;
@@ -129,7 +130,14 @@ uint32_t read_table(uint64_t base, bool offsets, const FunctionView& view, const
 void resolve_tables(const TableHints& hints, const MemoryReader& read, FunctionView* view) {
   if (!hints.scaled_jump && !hints.register_jump) return;
   uint32_t entries = 0;
-  for (const uint64_t base : hints.bases) {
+  std::vector<uint64_t> bases = hints.bases;
+  std::sort(bases.begin(), bases.end());
+  bases.erase(std::unique(bases.begin(), bases.end()), bases.end());
+  for (const uint64_t base : bases) {
+    if (view->branch_targets.size() > kBranchTargetsMax) {
+      view->has_unknown_jump = true;  // nobody wrote that by hand or with a compiler
+      return;
+    }
     if (base >= view->addr && base < view->addr + view->size) continue;
     entries += read_table(base, true, *view, read, &view->branch_targets);
     entries += read_table(base, false, *view, read, &view->branch_targets);

@@ -255,6 +255,12 @@ Result<RelocatedCode> relocate(const FunctionView& function, const SitePlan& pla
     const Result<void> emitted = emit_one(function, plan, insn, dest, out.map, &code);
     if (!emitted) return emitted.error();
   }
+  // A thread in a system call at the window's end: its restart must find the copied instruction.
+  const Insn& last = function.insns[plan.first + plan.count - 1];
+  const uint8_t* last_bytes = function.bytes.data() + last.off;
+  if (last.len == 2 && last_bytes[0] == 0x0f && last_bytes[1] == 0x05) {
+    out.map.push_back(PcPair{plan.window, code.off()});
+  }
   if (plan.falls_through) code.jmp(plan.site + plan.window);
   if (!code.ok()) return fail(EOPNOTSUPP, "an operand is further than 2 GiB from the trampoline");
   out.code = std::move(code.bytes());

@@ -150,8 +150,12 @@ class Builder {
     }
     Sample sample{0, 0, hook.entry_slot};
     if (hook.counted) {
-      code_.put({0xf3, 0x0f, 0xc7, 0xf8});        // rdpid rax: node << 12 | cpu
-      code_.put({0x25, 0xff, 0x0f, 0x00, 0x00});  // and eax, 0xfff
+      if (spec_.has_rdpid) {
+        code_.put({0xf3, 0x0f, 0xc7, 0xf8});  // rdpid rax: node << 12 | cpu
+      } else {
+        code_.put({0xb8, 0x7b, 0, 0, 0, 0x0f, 0x03, 0xc0});  // mov eax, 0x7b; lsl eax, eax
+      }
+      code_.put({0x25, 0xff, 0x0f, 0x00, 0x00});                               // and eax, 0xfff
       code_.put({0x48, 0xc1, 0xe0, static_cast<int>(spec_.stats_cpu_shift)});  // shl rax, n
       code_.put({0x48, 0x8d, 0x0d});  // lea rcx, [rip + stats]
       code_.put_rel32(hook.stats);

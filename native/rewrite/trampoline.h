@@ -35,7 +35,8 @@ struct TrampolineSpec {
   uint64_t copy = 0;     // the relocated window
   uint64_t func_ip = 0;  // bpf_get_func_ip
   uint32_t site_id = 0;
-  bool at_entry = true;
+  bool at_entry = true;   // flags dead, no red zone: never when a loop leads back to the site
+  bool has_rdpid = true;  // else the CPU number comes from the limit of a GDT segment
   uint32_t stats_cpu_shift = 0;  // log2 of the bytes between two CPUs' hook_stats
   std::vector<HookCall> on_entry;
   std::vector<HookCall> on_return;  // only when at_entry

@@ -22,15 +22,21 @@ constexpr uint64_t kMaxAddr = 0x7ffffffff000;      // end of user space, 4-level
 constexpr uint64_t kHeapRoom = uint64_t{1} << 30;  // below this distance the heap may still grow
 constexpr uint64_t kStackRoom = uint64_t{16} << 20;
 
-bool read_file(const char* path, std::string* out) {
+// 0, or the errno: ENOENT and ESRCH mean that the process is gone, others are our own trouble.
+int read_file(const char* path, std::string* out) {
   const ScopedFd fd(open(path, O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return false;
+  if (!fd.valid()) return errno;
   char buffer[16384];
   ssize_t got = 0;
   while ((got = read(fd.get(), buffer, sizeof buffer)) > 0) {
     out->append(buffer, static_cast<size_t>(got));
   }
-  return got == 0;
+  return got == 0 ? 0 : errno;
+}
+
+Failure proc_failure(int err) {
+  if (err == ENOENT || err == ESRCH) return fail(ESRCH, "no such process");
+  return fail(err, "cannot read its files in /proc");
 }
 
 std::string proc_path(pid_t pid, const char* name) {
@@ -69,9 +75,9 @@ long status_field(const std::string& status, const char* key) {
 
 Result<std::vector<Region>> read_regions(pid_t pid) {
   std::string text;
-  if (!read_file(proc_path(pid, "maps").c_str(), &text) || text.empty()) {
-    return fail(ESRCH, "the process is gone or has no memory map");
-  }
+  const int err = read_file(proc_path(pid, "maps").c_str(), &text);
+  if (err != 0) return proc_failure(err);
+  if (text.empty()) return fail(ESRCH, "the process has no memory any more");
   std::vector<Region> regions;
   size_t at = 0;
   while (at < text.size()) {
@@ -99,15 +105,19 @@ std::vector<pid_t> read_threads(pid_t pid) {
 
 Result<ProcStatus> read_status(pid_t pid) {
   std::string status, stat;
-  if (!read_file(proc_path(pid, "status").c_str(), &status) ||
-      !read_file(proc_path(pid, "stat").c_str(), &stat)) {
-    return fail(ESRCH, "no such process");
-  }
+  int err = read_file(proc_path(pid, "status").c_str(), &status);
+  if (err == 0) err = read_file(proc_path(pid, "stat").c_str(), &stat);
+  if (err != 0) return proc_failure(err);
   ProcStatus out;
   out.tracer = static_cast<pid_t>(status_field(status, "\nTracerPid:"));
   out.seccomp_mode = static_cast<int>(status_field(status, "\nSeccomp:"));
   out.kernel_thread =
       status_field(status, "\nKthread:") == 1 || status.find("\nVmSize:") == std::string::npos;
+  const size_t features = status.find("\nx86_Thread_features:");
+  if (features != std::string::npos) {
+    const size_t eol = status.find('\n', features + 1);
+    out.shadow_stack = status.substr(features, eol - features).find("shstk") != std::string::npos;
+  }
   const size_t state = status.find("\nState:\t");
   out.zombie = state != std::string::npos && (status[state + 8] == 'Z' || status[state + 8] == 'X');
   const size_t nspid = status.find("\nNSpid:");

@@ -33,6 +33,7 @@ struct ProcStatus {
   pid_t tracer = 0;
   int seccomp_mode = 0;  // 0 none, 1 strict, 2 filter
   bool kernel_thread = false;
+  bool shadow_stack = false;  // CET: return addresses are checked by the processor
   bool zombie = false;
   pid_t ns_pid = 0;  // id in its own pid namespace
 };

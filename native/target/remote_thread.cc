@@ -25,9 +25,23 @@ namespace bpftime::target {
 
 namespace {
 
-std::vector<pid_t>& late_stops() {
-  static std::vector<pid_t> tids;
-  return tids;
+// A thread that did not stop in time: let go, and put back as it was, as soon as it does.
+struct LateStop {
+  pid_t tid = 0;
+  bool restore = false;
+  user_regs_struct regs{};
+  uint64_t mask = 0;
+};
+
+std::vector<LateStop>& late_stops() {
+  static std::vector<LateStop> stops;
+  return stops;
+}
+
+void stop_late(pid_t tid) {
+  LateStop late;
+  late.tid = tid;
+  late_stops().push_back(late);
 }
 
 int64_t now_ms() {
@@ -50,12 +64,34 @@ pid_t wait_until(pid_t tid, int* status, int timeout_ms) {
 }
 
 // Calls that show EINTR to their caller when a tracer interrupts them, although no signal handler
-// ran: signal(7) lists them as never restarted.
+// ran: signal(7) lists them as never restarted, or not when a time-out is set on the socket.
 bool shows_interruption(int64_t nr) {
-  return nr == SYS_epoll_wait || nr == SYS_epoll_pwait || nr == 441 /* epoll_pwait2 */ ||
-         nr == SYS_rt_sigtimedwait || nr == SYS_io_getevents || nr == SYS_semtimedop ||
-         nr == SYS_semop;
+  static constexpr int64_t kCalls[] = {SYS_epoll_wait,
+                                       SYS_epoll_pwait,
+                                       441 /* epoll_pwait2 */,
+                                       SYS_rt_sigtimedwait,
+                                       SYS_io_getevents,
+                                       333 /* io_pgetevents */,
+                                       426 /* io_uring_enter */,
+                                       SYS_semop,
+                                       SYS_semtimedop,
+                                       SYS_read,
+                                       SYS_readv,
+                                       SYS_write,
+                                       SYS_writev,
+                                       SYS_recvfrom,
+                                       SYS_recvmsg,
+                                       SYS_recvmmsg,
+                                       SYS_sendto,
+                                       SYS_sendmsg,
+                                       SYS_sendmmsg,
+                                       SYS_accept,
+                                       SYS_accept4};
+  return std::find(std::begin(kCalls), std::end(kCalls), nr) != std::end(kCalls);
 }
+
+// The kernel's own word for: start again, unless a signal handler ran (include/linux/errno.h).
+constexpr int64_t kRestartNoHandler = -514;
 
 // Signals that stay deliverable while a thread works for us: synchronous ones (a blocked one would
 // kill the process) and SIGTRAP, our own return.
@@ -69,9 +105,12 @@ Failure errno_failure(const char* reason) { return fail(errno, reason); }
 
 }  // namespace
 
-Result<void> seize_and_stop(pid_t tid, int timeout_ms, bool suspend_seccomp) {
-  const long options = suspend_seccomp ? PTRACE_O_SUSPEND_SECCOMP : 0;
-  if (ptrace(PTRACE_SEIZE, tid, nullptr, options) != 0) {
+Result<void> seize_and_stop(pid_t tid, int timeout_ms) {
+  const auto& late = late_stops();
+  if (std::any_of(late.begin(), late.end(), [tid](const LateStop& l) { return l.tid == tid; })) {
+    return fail(ETIMEDOUT, "a thread does not stop: it sleeps uninterruptibly in the kernel");
+  }
+  if (ptrace(PTRACE_SEIZE, tid, nullptr, 0) != 0) {
     if (errno != EPERM) return errno_failure("cannot seize the thread");
     // The kernel says the same of a thread that is ending.
     const Result<ProcStatus> status = read_status(tid);
@@ -80,14 +119,14 @@ Result<void> seize_and_stop(pid_t tid, int timeout_ms, bool suspend_seccomp) {
   }
   if (ptrace(PTRACE_INTERRUPT, tid, nullptr, nullptr) != 0) {
     // It is ending; whoever waits for it next sees ECHILD.
-    late_stops().push_back(tid);
+    stop_late(tid);
     return fail(ESRCH, "the thread ended");
   }
   for (;;) {
     int status = 0;
     const pid_t got = wait_until(tid, &status, timeout_ms);
     if (got == 0) {
-      late_stops().push_back(tid);
+      stop_late(tid);
       return fail(ETIMEDOUT, "a thread does not stop: it sleeps uninterruptibly in the kernel");
     }
     if (got < 0 || WIFEXITED(status) || WIFSIGNALED(status)) {
@@ -100,31 +139,41 @@ Result<void> seize_and_stop(pid_t tid, int timeout_ms, bool suspend_seccomp) {
 }
 
 void reap_late_stops() {
-  auto& tids = late_stops();
-  std::erase_if(tids, [](pid_t tid) {
+  // Letting a thread go may put it on the list again: work on a list of our own.
+  std::vector<LateStop> waiting = std::move(late_stops());
+  late_stops().clear();
+  for (LateStop& late : waiting) {
     int status = 0;
-    const pid_t got = waitpid(tid, &status, __WALL | WNOHANG);
-    if (got == 0) return false;
-    if (got == tid && WIFSTOPPED(status)) ptrace(PTRACE_DETACH, tid, nullptr, nullptr);
-    return true;
-  });
+    const pid_t got = waitpid(late.tid, &status, __WALL | WNOHANG);
+    if (got == 0) {
+      late_stops().push_back(late);
+    } else if (got == late.tid && WIFSTOPPED(status)) {
+      if (late.restore) {
+        ptrace(PTRACE_SETSIGMASK, late.tid, sizeof late.mask, &late.mask);
+        release_thread(late.tid, late.regs, true);
+      } else {
+        // A signal that was on its way goes on its way.
+        const int sig = status >> 16 == 0 ? WSTOPSIG(status) : 0;
+        ptrace(PTRACE_DETACH, late.tid, nullptr, sig);
+      }
+    }
+  }
 }
 
 void release_thread(pid_t tid, user_regs_struct regs, bool dirty) {
   const int64_t nr = static_cast<int64_t>(regs.orig_rax);
   if (nr >= 0 && static_cast<int64_t>(regs.rax) == -EINTR && shows_interruption(nr)) {
-    regs.rax = regs.orig_rax;
-    regs.rip -= 2;
+    // If a signal arrived meanwhile its handler runs and the caller gets the EINTR it is due.
+    regs.rax = static_cast<uint64_t>(kRestartNoHandler);
     dirty = true;
   }
   if (dirty) ptrace(PTRACE_SETREGS, tid, nullptr, &regs);
   // Not stopped any more: something kills it. Its end must be collected, or it never goes away.
-  if (ptrace(PTRACE_DETACH, tid, nullptr, nullptr) != 0) late_stops().push_back(tid);
+  if (ptrace(PTRACE_DETACH, tid, nullptr, nullptr) != 0) stop_late(tid);
 }
 
-Result<std::unique_ptr<RemoteThread>> RemoteThread::stop(pid_t pid, pid_t tid,
-                                                         bool suspend_seccomp) {
-  const Result<void> stopped = seize_and_stop(tid, kStopTimeoutMs, suspend_seccomp);
+Result<std::unique_ptr<RemoteThread>> RemoteThread::stop(pid_t pid, pid_t tid) {
+  const Result<void> stopped = seize_and_stop(tid, kStopTimeoutMs);
   if (!stopped) return stopped.error();
   std::unique_ptr<RemoteThread> thread(new RemoteThread(pid, tid));
   if (ptrace(PTRACE_GETREGS, tid, nullptr, &thread->saved_) != 0 ||
@@ -133,6 +182,15 @@ Result<std::unique_ptr<RemoteThread>> RemoteThread::stop(pid_t pid, pid_t tid,
     thread->gone_ = true;
     return fail(ESRCH, "the thread ended");
   }
+  // A filter may have been installed since we last looked, by this thread alone.
+  const Result<ProcStatus> status = read_status(tid);
+  if (status.ok() && status.value().seccomp_mode != 0 &&
+      ptrace(PTRACE_SETOPTIONS, tid, nullptr, PTRACE_O_SUSPEND_SECCOMP) != 0) {
+    release_thread(tid, thread->saved_, false);
+    thread->gone_ = true;
+    return fail(EPERM, "it has a seccomp filter, and we may not suspend it");
+  }
+  thread->save_rseq();
   uint64_t mask = kBlockedWhileRemote;
   ptrace(PTRACE_SETSIGMASK, tid, sizeof mask, &mask);
   return thread;
@@ -140,9 +198,43 @@ Result<std::unique_ptr<RemoteThread>> RemoteThread::stop(pid_t pid, pid_t tid,
 
 RemoteThread::~RemoteThread() {
   if (gone_) return;
+  if (stuck_) {
+    LateStop late;
+    late.tid = tid_;
+    late.restore = true;
+    late.regs = saved_;
+    late.mask = saved_mask_;
+    late_stops().push_back(late);
+    return;
+  }
+  restore_rseq();
   ptrace(PTRACE_SETSIGMASK, tid_, sizeof saved_mask_, &saved_mask_);
   release_thread(tid_, saved_, true);
   if (pending_stop_) syscall_tgkill(pid_, tid_, SIGSTOP);
+}
+
+// A restartable sequence (rseq(2)) that we interrupted must still be aborted by the kernel when the
+// thread goes on; while foreign code runs the kernel forgets that one was under way.
+void RemoteThread::save_rseq() {
+  struct {
+    uint64_t addr;
+    uint32_t size, signature, flags, pad;
+  } config{};
+  constexpr int kGetRseqConfiguration = 0x420f;  // PTRACE_GET_RSEQ_CONFIGURATION, Linux 5.13
+  if (ptrace(static_cast<__ptrace_request>(kGetRseqConfiguration), tid_, sizeof config, &config) <=
+          0 ||
+      config.addr == 0) {
+    return;
+  }
+  rseq_cs_addr_ = config.addr + 8;  // struct rseq: cpu_id_start, cpu_id, rseq_cs
+  if (!read_memory(tid_, rseq_cs_addr_, &rseq_cs_, sizeof rseq_cs_).ok()) rseq_cs_ = 0;
+}
+
+void RemoteThread::restore_rseq() const {
+  if (rseq_cs_ == 0) return;
+  const iovec local{const_cast<uint64_t*>(&rseq_cs_), sizeof rseq_cs_};
+  const iovec remote{reinterpret_cast<void*>(rseq_cs_addr_), sizeof rseq_cs_};
+  process_vm_writev(tid_, &local, 1, &remote, 1, 0);
 }
 
 Result<void> RemoteThread::run_to_trap(int request) {
@@ -151,8 +243,8 @@ Result<void> RemoteThread::run_to_trap(int request) {
   }
   for (;;) {
     int status = 0;
-    const pid_t got = wait_until(tid_, &status, 5000);
-    if (got == 0) return fail(ETIMEDOUT, "the thread does not come back from a remote call");
+    const pid_t got = wait_until(tid_, &status, kRemoteTimeoutMs);
+    if (got == 0) return give_up();
     if (got < 0 || !WIFSTOPPED(status)) {
       gone_ = true;
       return fail(ESRCH, "the thread ended");
@@ -165,6 +257,19 @@ Result<void> RemoteThread::run_to_trap(int request) {
     if (event == 0) pending_stop_ = true;
     ptrace(static_cast<__ptrace_request>(request), tid_, nullptr, nullptr);
   }
+}
+
+// The thread runs, or is kept from running (a frozen cgroup, memory pressure). It must not be left
+// with our registers: stop it again, or, if even that fails, as soon as it can be stopped.
+Result<void> RemoteThread::give_up() {
+  stuck_ = true;
+  if (ptrace(PTRACE_INTERRUPT, tid_, nullptr, nullptr) == 0) {
+    int status = 0;
+    const pid_t got = wait_until(tid_, &status, kStopTimeoutMs);
+    if (got == tid_ && WIFSTOPPED(status)) stuck_ = false;
+    if (got < 0 || (got == tid_ && !WIFSTOPPED(status))) gone_ = true;
+  }
+  return fail(ETIMEDOUT, "the thread does not come back from a remote call (is it frozen?)");
 }
 
 Result<int64_t> RemoteThread::syscall(uint64_t syscall_insn, int64_t nr, uint64_t a, uint64_t b,

@@ -20,10 +20,11 @@
 namespace bpftime::target {
 
 constexpr int kStopTimeoutMs = 500;
+constexpr int kRemoteTimeoutMs = 2000;
 
 /// Seizes and interrupts `tid` and waits for the stop. EPERM, ESRCH, EBUSY (traced already),
 /// ETIMEDOUT (does not leave an uninterruptible sleep; it is let go as soon as it does).
-Result<void> seize_and_stop(pid_t tid, int timeout_ms, bool suspend_seccomp);
+Result<void> seize_and_stop(pid_t tid, int timeout_ms);
 
 /// Lets a stopped thread go after applying the EINTR fix-up to `regs` when it was in a call that
 /// would show the interruption. Writes registers only when needed or `dirty`.
@@ -34,8 +35,9 @@ void reap_late_stops();
 
 class RemoteThread {
  public:
-  /// Stops thread `tid` of `pid`. See seize_and_stop.
-  static Result<std::unique_ptr<RemoteThread>> stop(pid_t pid, pid_t tid, bool suspend_seccomp);
+  /// Stops thread `tid` of `pid` and suspends its seccomp filter, if it has one (EPERM when we may
+  /// not). See seize_and_stop.
+  static Result<std::unique_ptr<RemoteThread>> stop(pid_t pid, pid_t tid);
   ~RemoteThread();
   RemoteThread(const RemoteThread&) = delete;
   RemoteThread& operator=(const RemoteThread&) = delete;
@@ -55,6 +57,9 @@ class RemoteThread {
  private:
   RemoteThread(pid_t pid, pid_t tid) : pid_(pid), tid_(tid) {}
   Result<void> run_to_trap(int request);
+  Result<void> give_up();
+  void save_rseq();
+  void restore_rseq() const;
 
   pid_t pid_;
   pid_t tid_;
@@ -62,6 +67,8 @@ class RemoteThread {
   uint64_t saved_mask_ = 0;
   bool gone_ = false;
   bool pending_stop_ = false;
+  bool stuck_ = false;  // runs our code and does not stop
+  uint64_t rseq_cs_addr_ = 0, rseq_cs_ = 0;
 };
 
 /// An address of a `syscall` instruction in the target's vDSO: always mapped, also in static

@@ -10,6 +10,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -71,7 +72,9 @@ struct SiteInfo {
 class Session {
  public:
   /// Enters `pid`. ESRCH, EPERM (kernel refuses), EBUSY (traced), EOPNOTSUPP (seccomp, ...).
-  static Result<std::unique_ptr<Session>> enter(pid_t pid);
+  /// `still_allowed` is asked when a thread stands still and nothing was changed: EACCES if not.
+  static Result<std::unique_ptr<Session>> enter(pid_t pid,
+                                                const std::function<bool()>& still_allowed);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -117,8 +120,9 @@ class Session {
   };
   struct Hook {
     HookRequest request;
-    uint64_t slot = 0;  // holds the entry address of the program
-    uint32_t stat = 0;  // index in the arena's hook_stats
+    uint64_t slot = 0;   // holds the entry address of the program
+    uint64_t entry = 0;  // what it holds while the hook is on
+    uint32_t stat = 0;   // index in the arena's hook_stats
   };
   struct Site {
     uint32_t id = 0;
@@ -129,6 +133,7 @@ class Session {
     Arena* arena = nullptr;
     uint64_t head = 0, copy = 0, body = 0;
     uint32_t body_bytes = 0;
+    uint64_t inode = 0;  // of the module's file
     std::vector<Hook> hooks;
   };
   // A prepared but not yet visible change of one site.
@@ -137,7 +142,7 @@ class Session {
 
   explicit Session(pid_t pid) : pid_(pid) {}
   Result<void> open_handles();
-  Result<void> install_agent();
+  Result<void> install_agent(const std::function<bool()>& still_allowed);
   Result<void> map_agent(RemoteThread* thread);
   Result<void> fill_environment(uint64_t fs_base);
   Result<void> map_all(std::vector<MapWant>* wants);
@@ -153,7 +158,9 @@ class Session {
   Result<ApplyReport> commit(std::vector<Change>* changes);
   Result<void> write_change(const Change& change, StoppedProcess* process, bool undo);
   static void move_threads(const Site& site, bool to_copy, StoppedProcess* process);
+  Result<void> move_interrupted(const Site& site, const StoppedProcess& process) const;
   void settle(Change* change);
+  static void release_counters(const Change& change);
   void forget(std::vector<Change>* changes);
   Result<uint64_t> build_filter(Site* site, uint32_t* body_bytes);
   Result<int64_t> call_agent(uint64_t fn);
@@ -161,6 +168,8 @@ class Session {
   Result<std::vector<uint8_t>> original_bytes(uint64_t addr, uint64_t size) const;
   Result<uint64_t> allocate(Arena* arena, uint64_t bytes);
   Result<void> put(uint64_t addr, const void* bytes, size_t size) const;
+  Result<void> get(uint64_t addr, void* out, size_t size) const;
+  Result<void> check_program() const;
   [[nodiscard]] uint64_t agent_fn(uint32_t off) const { return agent_ + off; }
   [[nodiscard]] pid_t any_thread() const;
   [[nodiscard]] bool any_live_return() const;
@@ -168,7 +177,6 @@ class Session {
   pid_t pid_;
   uint64_t start_time_ = 0;
   uint64_t enter_ns_ = 0;
-  bool suspend_seccomp_ = false;
   bool guard_armed_ = false;
   ScopedFd pidfd_, mem_;
   uint64_t syscall_insn_ = 0;
@@ -178,6 +186,7 @@ class Session {
   agent_header header_{};
   std::shared_ptr<MapObject> log_;
   std::vector<std::unique_ptr<Arena>> arenas_;
+  std::vector<std::pair<uint64_t, uint64_t>> orphans_;  // mapped by a step that then failed
   std::unordered_map<uint32_t, Image> images_;
   std::unordered_map<uint32_t, uint64_t> map_addrs_;  // by map id
   std::unordered_map<uint32_t, uint64_t> map_bytes_;

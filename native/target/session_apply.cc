@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Session, second half: from wanted sites to changed bytes. Everything is prepared while the
 // target runs (plans, trampolines, mappings); only the final exchange happens with it stopped.
+#include <cpuid.h>
+#include <fcntl.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -41,6 +43,12 @@ uint64_t now_ns() {
 // AT_HWCAP2 bit 1: the kernel lets user space read its fs base (arch/x86/include/uapi/asm/hwcap2.h)
 bool has_fsgsbase() { return (getauxval(AT_HWCAP2) & 2) != 0; }
 
+// CPUID leaf 7, ECX bit 22.
+bool has_rdpid() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (ecx >> 22 & 1) != 0;
+}
+
 const Region* region_at(const std::vector<Region>& regions, uint64_t addr) {
   for (const Region& region : regions) {
     if (region.start <= addr && addr < region.end) return &region;
@@ -67,11 +75,12 @@ struct Session::Change {
   uint64_t body = 0;
   uint32_t body_bytes = 0;
   bool removes = false;
+  bool vanished = false;  // the code went away with its module: only our memory of it is left
 };
 
 Result<std::vector<uint8_t>> Session::original_bytes(uint64_t addr, uint64_t size) const {
   std::vector<uint8_t> bytes(size);
-  const Result<void> read = read_memory(pid_, addr, bytes.data(), bytes.size());
+  const Result<void> read = get(addr, bytes.data(), bytes.size());
   if (!read) return read.error();
   for (const auto& [at, site] : sites_) {
     for (size_t i = 0; i < site->old_bytes.size(); ++i) {
@@ -103,7 +112,9 @@ Result<Session::Arena*> Session::arena_near(uint64_t start, uint64_t end, uint64
   arena->stats_bytes = static_cast<size_t>(possible_cpus()) << kStatsCpuShift;
   arena->stats_fd.reset(memfd_create("bpftime-stats", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!arena->stats_fd.valid() ||
-      ftruncate(arena->stats_fd.get(), static_cast<off_t>(arena->stats_bytes)) != 0) {
+      ftruncate(arena->stats_fd.get(), static_cast<off_t>(arena->stats_bytes)) != 0 ||
+      // A target that shrank it would end the daemon by SIGBUS.
+      fcntl(arena->stats_fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
     return fail(ENOMEM, "no memory for counters");
   }
   void* view = mmap(nullptr, arena->stats_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
@@ -125,7 +136,7 @@ Result<Session::Arena*> Session::arena_near(uint64_t start, uint64_t end, uint64
 // The target runs meanwhile and may take the hole that we chose: look again, a few times.
 Result<void> Session::map_arena(Arena* arena, uint64_t start, uint64_t end) {
   for (int attempt = 0; attempt < kHoleAttempts; ++attempt) {
-    Result<std::vector<Region>> regions = read_regions(pid_);
+    Result<std::vector<Region>> regions = read_regions(any_thread());
     if (!regions) return regions.error();
     regions_ = std::move(regions.value());
     const auto hole = find_hole(regions_, start, end, arena->bytes + arena->stats_bytes);
@@ -189,6 +200,8 @@ Result<void> Session::ensure_program(uint32_t prog_id) {
   Result<void> step = map_all(&range);
   if (!step) return step;
   image.base = range[0].addr;
+  // An orphan until the image is complete.
+  orphans_.emplace_back(image.base, image.base + image.bytes);
   for (size_t i = 0; i < fresh_maps.size(); ++i) {
     map_addrs_[fresh_maps[i]->id] = range[i + 1].addr;
     map_bytes_[fresh_maps[i]->id] = fresh_maps[i]->view.storage_bytes;
@@ -200,6 +213,7 @@ Result<void> Session::ensure_program(uint32_t prog_id) {
   if (!step) return step;
   step = write_got(image);
   if (!step) return step;
+  orphans_.pop_back();
   images_.emplace(prog_id, image);
   return {};
 }
@@ -244,12 +258,15 @@ Result<void> Session::plan_new(const SiteRequest& request, Site* site) {
   }
   const Region* text = region_at(regions_, request.function);
   if (text == nullptr || !text->exec) return fail(EINVAL, "the address is not executable");
+  if (text->shared) {
+    return fail(EOPNOTSUPP, "its code is mapped shared: a change would reach other processes");
+  }
   const uint64_t size = std::min<uint64_t>(request.function_size, text->end - request.function);
   const uint64_t read_size = std::min<uint64_t>(size + 16, text->end - request.function);
   const Result<std::vector<uint8_t>> bytes = original_bytes(request.function, read_size);
   if (!bytes) return bytes.error();
   const auto reader = [this](uint64_t addr, void* out, size_t count) {
-    return read_memory(pid_, addr, out, count).ok();
+    return get(addr, out, count).ok();
   };
   const Result<rewrite::FunctionView> function = rewrite::decode_function(
       request.function, static_cast<uint32_t>(size), bytes.value(), reader);
@@ -284,6 +301,7 @@ Result<void> Session::plan_new(const SiteRequest& request, Site* site) {
     return fail(EOPNOTSUPP, "other code jumps into the first bytes");
   }
   site->request = request;
+  site->inode = text->inode;
   site->plan = plan.value();
   const uint64_t off = plan->site - request.function;
   if (off + plan->window > bytes.value().size()) {
@@ -344,7 +362,10 @@ Result<Session::Change> Session::prepare(const SiteRequest& request) {
     if (!planned) return planned.error();
   }
   const Result<void> built = build(&change);
-  if (!built) return built.error();
+  if (!built) {
+    release_counters(change);
+    return built.error();
+  }
   return change;
 }
 
@@ -360,6 +381,7 @@ Result<void> Session::build(Change* change) {
     hook.request = request;
     if (same != change->dropped.end()) {
       hook.slot = same->slot;
+      hook.entry = same->entry;
       hook.stat = same->stat;
       change->dropped.erase(same);
     } else {
@@ -388,11 +410,12 @@ Result<void> Session::build(Change* change) {
   spec.copy = site->copy;
   spec.func_ip = site->request.addr;
   spec.site_id = site->id;
-  spec.at_entry = site->plan.at_entry;
+  spec.at_entry = site->plan.at_entry && !site->plan.loops_to_site;
+  spec.has_rdpid = has_rdpid();
   spec.stats_cpu_shift = kStatsCpuShift;
   spec.push_return_slot = site->arena->base;
   spec.pop_return_slot = site->arena->base + 8;
-  for (const Hook& hook : change->hooks) {
+  for (Hook& hook : change->hooks) {
     if (!hook.request.enabled) continue;
     rewrite::HookCall call;
     call.entry_slot = hook.slot;
@@ -411,6 +434,7 @@ Result<void> Session::build(Change* change) {
       call.counted = false;
     }
     (hook.request.on_return ? spec.on_return : spec.on_entry).push_back(call);
+    hook.entry = entry;
     const Result<void> wrote = put(hook.slot, &entry, sizeof entry);
     if (!wrote) return wrote;
   }
@@ -433,7 +457,7 @@ Result<void> Session::build(Change* change) {
 Result<uint64_t> Session::build_filter(Site* site, uint32_t* body_bytes) {
   const uint64_t call = site->plan.site + site->plan.window;
   uint8_t insn[2] = {};
-  const Result<void> read = read_memory(pid_, call, insn, sizeof insn);
+  const Result<void> read = get(call, insn, sizeof insn);
   if (!read || site->plan.window != 5 || insn[0] != 0x0f || insn[1] != 0x05) {
     return fail(EINVAL, "no system call follows the site");
   }
@@ -462,7 +486,7 @@ Result<ApplyReport> Session::apply(const std::vector<SiteRequest>& requests,
   *reason_site = 0;
   const Result<void> alive = check_alive();
   if (!alive) return alive.error();
-  Result<std::vector<Region>> regions = read_regions(pid_);
+  Result<std::vector<Region>> regions = read_regions(any_thread());
   if (!regions) return regions.error();
   regions_ = std::move(regions.value());
   std::vector<Change> changes;
@@ -487,14 +511,19 @@ Result<ApplyReport> Session::apply(const std::vector<SiteRequest>& requests,
 void Session::forget(std::vector<Change>* changes) {
   for (Change& change : *changes) {
     if (change.removes || change.site == nullptr) continue;
-    for (const Hook& hook : change.hooks) {
-      const auto& old = change.site->hooks;
-      const bool kept = std::any_of(old.begin(), old.end(), [&](const Hook& h) {
-        return h.request.hook_id == hook.request.hook_id;
-      });
-      if (!kept) change.site->arena->stats_used[hook.stat] = false;
-    }
+    release_counters(change);
     if (change.site->hooks.empty()) sites_.erase(change.request.addr);
+  }
+}
+
+// Counters that build() took for hooks that the site did not have before.
+void Session::release_counters(const Change& change) {
+  for (const Hook& hook : change.hooks) {
+    const auto& old = change.site->hooks;
+    const bool kept = std::any_of(old.begin(), old.end(), [&](const Hook& h) {
+      return h.request.hook_id == hook.request.hook_id;
+    });
+    if (!kept) change.site->arena->stats_used[hook.stat] = false;
   }
 }
 
@@ -504,13 +533,18 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
   if (!stopped) return stopped.error();
   StoppedProcess& process = *stopped.value();
   // Look at every byte before the first is changed.
-  for (const Change& change : *changes) {
+  for (Change& change : *changes) {
     const Site& site = *change.site;
     const bool fresh = site.hooks.empty();
     const auto& expected = fresh ? site.old_bytes : site.new_bytes;
     std::vector<uint8_t> seen(expected.size());
-    const Result<void> read = read_memory(pid_, site.plan.site, seen.data(), seen.size());
-    if (!read) return fail(ESTALE, "the code is no longer mapped");
+    const Region* region = region_at(regions_, site.plan.site);
+    const bool mapped = region != nullptr && region->inode == site.inode &&
+                        get(site.plan.site, seen.data(), seen.size()).ok();
+    // A module that was unloaded took its site along: there is nothing to write back.
+    change.vanished = change.removes && (!mapped || seen == site.old_bytes);
+    if (change.vanished) continue;
+    if (!mapped) return fail(ESTALE, "the code is no longer mapped");
     if (seen != expected) return fail(EBUSY, "somebody else changed the code there");
   }
   size_t done = 0;
@@ -544,23 +578,23 @@ Result<void> Session::write_change(const Change& change, StoppedProcess* process
     const Result<void> wrote = put(site.head, head.data(), head.size());
     if (!wrote) return wrote;
   }
-  if (!undo) {
-    for (const Hook& hook : change.dropped) {
-      const Result<void> wrote = put(hook.slot, &stub, sizeof stub);
-      if (!wrote) return wrote;
-    }
-    for (const Hook& hook : change.hooks) {
-      if (hook.request.enabled) continue;
-      const Result<void> wrote = put(hook.slot, &stub, sizeof stub);
+  for (const auto* hooks : {&change.dropped, &change.hooks}) {
+    for (const Hook& hook : *hooks) {
+      const bool is_dropped = hooks == &change.dropped;
+      if (!is_dropped && hook.request.enabled) continue;
+      // Undone: programs that ran before run again.
+      const Result<void> wrote = put(hook.slot, undo ? &hook.entry : &stub, sizeof stub);
       if (!wrote) return wrote;
     }
   }
   if (!fresh && !change.removes) return {};
-  const auto& bytes = takes_out || (fresh && undo) ? site.old_bytes : site.new_bytes;
+  if (change.vanished) return {};
+  const auto& bytes = takes_out ? site.old_bytes : site.new_bytes;
   const Result<void> wrote = put(site.plan.site, bytes.data(), bytes.size());
   if (!wrote) return wrote;
-  move_threads(site, !(takes_out || (fresh && undo)), process);
-  return {};
+  move_threads(site, !takes_out, process);
+  if (takes_out) return {};
+  return move_interrupted(site, *process);
 }
 
 // A thread whose next instruction is about to change goes on at the same instruction elsewhere.
@@ -581,6 +615,22 @@ void Session::move_threads(const Site& site, bool to_copy, StoppedProcess* proce
       }
     }
   }
+}
+
+// The same for threads that a signal handler interrupted inside the window: the handler's return
+// would lead into the middle of the jump. The address to return to lies in the signal's frame.
+Result<void> Session::move_interrupted(const Site& site, const StoppedProcess& process) const {
+  if (site.pc_map.size() <= 1) return {};
+  for (const auto& [at, pc] :
+       process.interrupted_at(site.plan.site + 1, site.plan.site + site.plan.window)) {
+    for (const rewrite::PcPair& pair : site.pc_map) {
+      if (pc != site.plan.site + pair.old_off) continue;
+      const uint64_t copied = site.copy + pair.new_off;
+      const Result<void> wrote = put(at, &copied, sizeof copied);
+      if (!wrote) return wrote;
+    }
+  }
+  return {};
 }
 
 void Session::settle(Change* change) {

@@ -111,7 +111,16 @@ Result<void> send_fds(int pidfd, int remote_socket, const int* fds, size_t count
   cmsg->cmsg_type = SCM_RIGHTS;
   cmsg->cmsg_len = CMSG_LEN(sizeof(int) * count);
   memcpy(CMSG_DATA(cmsg), fds, sizeof(int) * count);
-  if (sendmsg(socket.get(), &msg, MSG_NOSIGNAL) != 1) return fail(errno, "cannot pass descriptors");
+  // The number was read from the target's memory: make sure that it is what the agent made, and
+  // never wait for it.
+  int domain = 0;
+  socklen_t domain_bytes = sizeof domain;
+  if (getsockopt(socket.get(), SOL_SOCKET, SO_DOMAIN, &domain, &domain_bytes) != 0 ||
+      domain != AF_UNIX) {
+    return fail(EIO, "the process exchanged our socket");
+  }
+  if (sendmsg(socket.get(), &msg, MSG_NOSIGNAL | MSG_DONTWAIT) != 1)
+    return fail(errno, "cannot pass descriptors");
   return {};
 }
 
@@ -123,12 +132,13 @@ Session::Arena::~Arena() {
   if (stats_view != nullptr) munmap(stats_view, stats_bytes);
 }
 
-Result<std::unique_ptr<Session>> Session::enter(pid_t pid) {
+Result<std::unique_ptr<Session>> Session::enter(pid_t pid,
+                                                const std::function<bool()>& still_allowed) {
   std::unique_ptr<Session> session(new Session(pid));
   const uint64_t started = now_ns();
   Result<void> step = session->open_handles();
   if (!step) return step.error();
-  step = session->install_agent();
+  step = session->install_agent(still_allowed);
   if (!step) return step.error();
   session->enter_ns_ = now_ns() - started;
   return session;
@@ -141,8 +151,11 @@ Result<void> Session::open_handles() {
   if (s.kernel_thread) return fail(EOPNOTSUPP, "it is a kernel thread: it has no user code");
   if (s.zombie) return fail(ESRCH, "the process has ended and waits for its parent");
   if (s.tracer != 0) return fail(EBUSY, "another tracer is attached to it");
+  if (s.shadow_stack) {
+    return fail(EOPNOTSUPP,
+                "it runs with a hardware shadow stack, which moved calls would violate");
+  }
   if (s.seccomp_mode == 1) return fail(EOPNOTSUPP, "strict seccomp forbids every mapping");
-  suspend_seccomp_ = s.seccomp_mode != 0;
   start_time_ = s.start_time;
   pidfd_.reset(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));
   if (!pidfd_.valid()) return fail(errno, "cannot open the process");
@@ -158,15 +171,16 @@ Result<void> Session::open_handles() {
 
 pid_t Session::any_thread() const {
   // The leader may have ended while other threads live on.
-  const Result<ProcStatus> status = read_status(pid_);
-  if (status.ok() && !status.value().zombie) return pid_;
+  const Result<ProcStatus> leader = read_status(pid_);
+  if (leader.ok() && !leader.value().zombie) return pid_;
   for (const pid_t tid : read_threads(pid_)) {
-    if (tid != pid_) return tid;
+    const Result<ProcStatus> status = read_status(tid);
+    if (tid != pid_ && status.ok() && !status.value().zombie) return tid;
   }
   return pid_;
 }
 
-Result<void> Session::install_agent() {
+Result<void> Session::install_agent(const std::function<bool()>& still_allowed) {
   memcpy(&header_, bpftime_agent_blob, sizeof header_);
   if (header_.magic != AGENT_MAGIC || header_.version != AGENT_V1) {
     return fail(EIO, "the agent blob does not match the daemon");
@@ -177,8 +191,11 @@ Result<void> Session::install_agent() {
   if (!log) return log.error();
   log_ = log.value();
   // Everything that needs the thread happens in one stop.
-  auto thread = RemoteThread::stop(pid_, any_thread(), suspend_seccomp_);
+  auto thread = RemoteThread::stop(pid_, any_thread());
   if (!thread) return thread.error();
+  // It may have become a program that the caller may not touch since the caller asked. Our
+  // descriptors were opened before: if exec came in between, they lead nowhere.
+  if (!still_allowed()) return fail(EACCES, "the caller may not trace it any more");
   Result<void> step = map_agent(thread.value().get());
   if (step.ok()) step = fill_environment(thread.value()->saved().fs_base);
   if (!step && agent_ != 0) {
@@ -228,15 +245,14 @@ Result<void> Session::map_agent(RemoteThread* thread) {
 Result<void> Session::fill_environment(uint64_t fs_base) {
   const Result<ProcStatus> status = read_status(pid_);
   if (!status) return status.error();
-  const Result<std::vector<Region>> regions = read_regions(pid_);
+  const Result<std::vector<Region>> regions = read_regions(any_thread());
   if (!regions) return regions.error();
   rt_env env{};
   env.version = RT_ENV_V1;
   env.tid_fs_offset = -1;
   for (const int32_t off : kTidOffsets) {
     uint32_t found = 0;
-    if (fs_base != 0 &&
-        read_memory(pid_, fs_base + static_cast<uint64_t>(off), &found, sizeof found).ok() &&
+    if (fs_base != 0 && get(fs_base + static_cast<uint64_t>(off), &found, sizeof found).ok() &&
         found == static_cast<uint32_t>(status.value().ns_pid)) {
       env.tid_fs_offset = off;
       break;
@@ -245,7 +261,7 @@ Result<void> Session::fill_environment(uint64_t fs_base) {
   for (const Region& region : regions.value()) {
     if (region.path != "[vdso]") continue;
     std::vector<uint8_t> image(region.end - region.start);
-    if (!read_memory(pid_, region.start, image.data(), image.size()).ok()) continue;
+    if (!get(region.start, image.data(), image.size()).ok()) continue;
     env.clock_gettime_fn = vdso_symbol(image, region.start, "__vdso_clock_gettime");
   }
   env.log = log_->view;
@@ -274,14 +290,23 @@ Result<void> Session::put(uint64_t addr, const void* bytes, size_t size) const {
 
 Result<void> Session::map_all(std::vector<MapWant>* wants) {
   if (wants->empty()) return {};
-  auto thread = RemoteThread::stop(pid_, any_thread(), suspend_seccomp_);
+  auto thread = RemoteThread::stop(pid_, any_thread());
   if (!thread) return thread.error();
-  for (size_t at = 0; at < wants->size(); at += MAP_BATCH_MAX) {
+  const Result<void> same = check_program();
+  if (!same) return same;
+  Result<void> done;
+  for (size_t at = 0; at < wants->size() && done.ok(); at += MAP_BATCH_MAX) {
     const size_t count = std::min<size_t>(MAP_BATCH_MAX, wants->size() - at);
-    const Result<void> done = run_batch(thread.value().get(), wants->data() + at, count);
-    if (!done) return done;
+    done = run_batch(thread.value().get(), wants->data() + at, count);
   }
-  return {};
+  // What was mapped before a failure is not lost: leave() takes it out.
+  for (const MapWant& want : *wants) {
+    if (done.ok() || want.addr == 0) continue;
+    if (want.request.op == MAP_OP_FD || want.request.op == MAP_OP_ANON) {
+      orphans_.emplace_back(want.addr, want.addr + want.request.bytes);
+    }
+  }
+  return done;
 }
 
 Result<void> Session::run_batch(RemoteThread* thread, MapWant* wants, size_t count) {
@@ -303,7 +328,7 @@ Result<void> Session::run_batch(RemoteThread* thread, MapWant* wants, size_t cou
   if (!step) return step;
   if (batch.fd_count > 0) {
     map_batch seen{};
-    step = read_memory(pid_, control_, &seen, sizeof seen);
+    step = get(control_, &seen, sizeof seen);
     if (!step) return step;
     if (seen.error != 0) return fail(-seen.error, "the process cannot make a socket");
     if (seen.sockets[0] < 0 || seen.sockets[0] == seen.sockets[1]) {
@@ -320,7 +345,7 @@ Result<void> Session::run_batch(RemoteThread* thread, MapWant* wants, size_t cou
     step = thread->resume();
     if (!step) return step;
   }
-  step = read_memory(pid_, control_, &batch, sizeof batch);
+  step = get(control_, &batch, sizeof batch);
   if (!step) return step;
   for (size_t i = 0; i < count; ++i) {
     const int64_t result = batch.requests[i].result;
@@ -332,15 +357,29 @@ Result<void> Session::run_batch(RemoteThread* thread, MapWant* wants, size_t cou
 
 Result<void> Session::check_alive() const {
   const Result<ProcStatus> status = read_status(pid_);
-  if (!status || status.value().zombie) return fail(ESRCH, "the process is gone");
-  if (status.value().start_time != start_time_)
+  if (!status) return status.error();
+  if (status.value().start_time != start_time_) {
     return fail(ESTALE, "the pid is another process now");
+  }
+  // A leader that called pthread_exit is a zombie while its process lives on.
+  if (status.value().zombie && any_thread() == pid_) return fail(ESRCH, "the process is gone");
+  return check_program();
+}
+
+// After exec our descriptor of the old memory reads nothing, so neither reads nor writes through it
+// can reach the new program; this says so before a thread is made to run what is no longer there.
+Result<void> Session::check_program() const {
   agent_header seen{};
-  const Result<void> read = read_memory(pid_, agent_, &seen, sizeof seen);
-  if (!read || memcmp(&seen, &header_, sizeof seen) != 0) {
+  if (!get(agent_, &seen, sizeof seen) || memcmp(&seen, &header_, sizeof seen) != 0) {
     return fail(ESTALE, "the process runs another program now");
   }
   return {};
+}
+
+Result<void> Session::get(uint64_t addr, void* out, size_t size) const {
+  const ssize_t got = pread(mem_.get(), out, size, static_cast<off_t>(addr));
+  if (got == static_cast<ssize_t>(size)) return {};
+  return fail(EFAULT, "part of the memory is not mapped");
 }
 
 std::vector<std::pair<uint64_t, uint64_t>> Session::code_ranges() const {
@@ -354,8 +393,10 @@ std::vector<std::pair<uint64_t, uint64_t>> Session::code_ranges() const {
 }
 
 Result<int64_t> Session::call_agent(uint64_t fn) {
-  auto thread = RemoteThread::stop(pid_, any_thread(), suspend_seccomp_);
+  auto thread = RemoteThread::stop(pid_, any_thread());
   if (!thread) return thread.error();
+  const Result<void> same = check_program();
+  if (!same) return same.error();
   const Result<void> called = thread.value()->call(fn, 0, control_ + kControlBytes);
   if (!called) return called.error();
   return thread.value()->result();
@@ -412,25 +453,29 @@ Result<void> Session::disarm_guard() {
 Result<void> Session::leave() {
   if (!sites_.empty()) return fail(EBUSY, "hooks are still attached");
   const Result<void> alive = check_alive();
-  if (!alive) return {};  // its memory went with it
+  if (!alive) return alive;  // ESRCH, ESTALE: its memory went with it
   std::vector<std::pair<uint64_t, uint64_t>> ranges = code_ranges();
   {
     auto stopped = StoppedProcess::stop(pid_);
     if (!stopped) return stopped.error();
-    if (stopped.value()->anyone_inside(ranges) || any_live_return()) {
+    if (stopped.value()->anyone_inside(ranges)) {
       return fail(EBUSY, "a thread is still inside probed code");
     }
   }
-  // Nobody is inside and no code leads there any more, so nobody ever will be.
+  // No code leads there any more, so the only way in is a return that was hijacked before.
+  if (any_live_return()) return fail(EBUSY, "a probed function has not returned yet");
   for (const auto& [id, addr] : map_addrs_) {
     const auto it = map_bytes_.find(id);
     if (it != map_bytes_.end()) ranges.emplace_back(addr, addr + it->second);
   }
+  ranges.insert(ranges.end(), orphans_.begin(), orphans_.end());
   if (shadows_ != 0) {
     ranges.emplace_back(shadows_, shadows_ + sizeof(shadow_stack) * SHADOW_THREADS);
   }
-  auto thread = RemoteThread::stop(pid_, any_thread(), suspend_seccomp_);
+  auto thread = RemoteThread::stop(pid_, any_thread());
   if (!thread) return thread.error();
+  const Result<void> same = check_program();
+  if (!same) return same;
   for (const auto& [start, end] : ranges) {
     const Result<int64_t> unmapped =
         thread.value()->syscall(syscall_insn_, SYS_munmap, start, page_up(end - start));
@@ -445,16 +490,14 @@ bool Session::any_live_return() const {
   for (uint32_t i = 0; i < SHADOW_THREADS; ++i) {
     const uint64_t at = shadows_ + i * sizeof(shadow_stack);
     shadow_stack head{};
-    if (!read_memory(pid_, at, &head, offsetof(shadow_stack, entries)).ok()) continue;
+    if (!get(at, &head, offsetof(shadow_stack, entries)).ok()) continue;
     if (head.thread_key == 0 || head.depth == 0) continue;
     const size_t bytes = std::min<uint64_t>(head.depth, SHADOW_DEPTH) * sizeof(shadow_entry);
-    if (!read_memory(pid_, at + offsetof(shadow_stack, entries), head.entries, bytes).ok())
-      continue;
+    if (!get(at + offsetof(shadow_stack, entries), head.entries, bytes).ok()) continue;
     for (size_t e = 0; e < bytes / sizeof(shadow_entry); ++e) {
       uint64_t now = 0;
       if (head.entries[e].slot != ~uint64_t{0} &&
-          read_memory(pid_, head.entries[e].slot, &now, sizeof now).ok() &&
-          now == head.entries[e].return_point) {
+          get(head.entries[e].slot, &now, sizeof now).ok() && now == head.entries[e].return_point) {
         return true;
       }
     }

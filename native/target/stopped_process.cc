@@ -84,7 +84,7 @@ Result<void> StoppedProcess::stop_all() {
     for (const pid_t tid : tids) {
       if (!known.insert(tid).second) continue;
       found_new = true;
-      const Result<void> stopped = seize_and_stop(tid, kStopTimeoutMs, false);
+      const Result<void> stopped = seize_and_stop(tid, kStopTimeoutMs);
       if (!stopped && stopped.error().errnum == ESRCH) continue;  // ended between list and seize
       if (!stopped) return stopped;
       Thread thread;
@@ -104,29 +104,53 @@ StoppedProcess::~StoppedProcess() {
   for (const Thread& thread : threads_) release_thread(thread.tid, thread.regs, thread.dirty);
 }
 
-bool StoppedProcess::anyone_inside(const std::vector<std::pair<uint64_t, uint64_t>>& ranges) const {
-  const Result<std::vector<Region>> regions = read_regions(pid_);
-  if (!regions) return false;  // gone: nobody is anywhere
-  std::pair<uint64_t, uint64_t> vdso{0, 0};
-  for (const Region& region : regions.value()) {
-    if (region.path == "[vdso]") vdso = {region.start, region.end};
+// The stack of one thread from `sp` to the end of its mapping, as far as it can be read.
+std::vector<uint64_t> StoppedProcess::copy_stack(const Thread& thread, uint64_t sp) const {
+  if (regions_.empty()) {
+    Result<std::vector<Region>> regions = read_regions(thread.tid);
+    if (!regions) return {};
+    regions_ = std::move(regions.value());
   }
+  uint64_t end = 0;
+  for (const Region& region : regions_) {
+    if (region.start <= thread.regs.rsp && thread.regs.rsp < region.end) end = region.end;
+  }
+  end = std::min(end, sp + kStackScanBytesMax);
+  std::vector<uint64_t> stack(end > sp ? (end - sp) / 8 : 0);
+  const iovec local{stack.data(), stack.size() * 8};
+  const iovec remote{reinterpret_cast<void*>(sp), stack.size() * 8};
+  const ssize_t got = process_vm_readv(thread.tid, &local, 1, &remote, 1, 0);
+  stack.resize(got > 0 ? static_cast<size_t>(got) / 8 : 0);
+  return stack;
+}
+
+bool StoppedProcess::anyone_inside(const std::vector<std::pair<uint64_t, uint64_t>>& ranges) const {
   for (const Thread& thread : threads_) {
     const uint64_t sp = (thread.regs.rsp - kRedZoneBytes) & ~uint64_t{7};
-    uint64_t end = 0;
-    for (const Region& region : regions.value()) {
-      if (region.start <= thread.regs.rsp && thread.regs.rsp < region.end) end = region.end;
+    const std::vector<uint64_t> stack = copy_stack(thread, sp);
+    std::pair<uint64_t, uint64_t> vdso{0, 0};
+    for (const Region& region : regions_) {
+      if (region.path == "[vdso]") vdso = {region.start, region.end};
     }
-    end = std::min(end, sp + kStackScanBytesMax);
-    std::vector<uint64_t> stack(end > sp ? (end - sp) / 8 : 0);
-    const iovec local{stack.data(), stack.size() * 8};
-    const iovec remote{reinterpret_cast<void*>(sp), stack.size() * 8};
-    const ssize_t got = process_vm_readv(pid_, &local, 1, &remote, 1, 0);
-    stack.resize(got > 0 ? static_cast<size_t>(got) / 8 : 0);
     const StackView view{sp, &stack, &ranges, vdso};
     if (view.inside(thread.regs.rip, thread.regs.rsp) || view.interrupted_inside()) return true;
   }
   return false;
+}
+
+std::vector<std::pair<uint64_t, uint64_t>> StoppedProcess::interrupted_at(uint64_t begin,
+                                                                          uint64_t end) const {
+  std::vector<std::pair<uint64_t, uint64_t>> found;
+  for (const Thread& thread : threads_) {
+    const uint64_t sp = (thread.regs.rsp - kRedZoneBytes) & ~uint64_t{7};
+    const std::vector<uint64_t> stack = copy_stack(thread, sp);
+    for (size_t i = 0; i + 3 < stack.size(); ++i) {
+      const uint64_t pc = stack[i + 1];
+      if (stack[i + 3] != kUserSelectors || pc < begin || pc >= end) continue;
+      found.emplace_back(sp + (i + 1) * 8, pc);
+    }
+  }
+  return found;
 }
 
 uint64_t StoppedProcess::elapsed_ns() const { return now_ns() - started_ns_; }

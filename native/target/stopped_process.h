@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "../base/result.h"
+#include "proc_maps.h"
 
 namespace bpftime::target {
 
@@ -38,16 +39,23 @@ class StoppedProcess {
   /// are not looked for here: the shadow stacks know them exactly.
   bool anyone_inside(const std::vector<std::pair<uint64_t, uint64_t>>& ranges) const;
 
+  /// Signal frames whose interrupted instruction lies in [begin, end): where the frame keeps its
+  /// address, and that address.
+  [[nodiscard]] std::vector<std::pair<uint64_t, uint64_t>> interrupted_at(uint64_t begin,
+                                                                          uint64_t end) const;
+
   /// Nanoseconds since the first thread was stopped.
   [[nodiscard]] uint64_t elapsed_ns() const;
 
  private:
   explicit StoppedProcess(pid_t pid) : pid_(pid) {}
   Result<void> stop_all();
+  [[nodiscard]] std::vector<uint64_t> copy_stack(const Thread& thread, uint64_t sp) const;
 
   pid_t pid_;
   uint64_t started_ns_ = 0;
   std::vector<Thread> threads_;
+  mutable std::vector<Region> regions_;  // read at the first look at a stack
 };
 
 }  // namespace bpftime::target

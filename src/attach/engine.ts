@@ -1,11 +1,11 @@
 // Attaches and detaches: resolves, enters, applies, remembers. One operation at a time per process;
 // a failure at any step leaves the process and our memory of it as they were.
-import { LEAVE_RETRY_MAX_MS, LEAVE_RETRY_MS } from '../config.js';
+import { DETACH_ALL_ATTEMPTS, LEAVE_RETRY_MAX_MS, LEAVE_RETRY_MS } from '../config.js';
 import { FsError, fail, refusalOf } from '../errors.js';
 import { type BpfObjectInfo, type NativeError, native, type SiteWish } from '../native.js';
 import { readFacts } from '../process/identity.js';
 import { type Place, resolvePlace, unwinderEntries } from '../symbols/resolve.js';
-import type { Pid } from '../types.js';
+import type { Caller, Pid } from '../types.js';
 import { armGuard, disarmGuard } from './guard.js';
 import { type AttachDir, type HookPlan, planObject, returnProbeRefusal } from './plan.js';
 import {
@@ -24,8 +24,8 @@ export interface AttachRequest {
   name: string;
   path: string;
   bytes: Buffer;
-  /** Thread group of who asks. */
-  callerPid: number;
+  /** Who asks: the right to touch the process is checked once more when it stands still. */
+  caller: Caller;
 }
 
 /** Told about every change, so that files and streams can follow. */
@@ -77,7 +77,7 @@ export class AttachEngine {
    */
   async attach(request: AttachRequest): Promise<AttachedObject> {
     return await this.#serially(request.pid, async () => {
-      refuseProcess(request.pid, request.callerPid);
+      refuseProcess(request.pid, request.caller.pid);
       const info = await loadObject(request);
       try {
         return await this.#attachLoaded(request, info);
@@ -92,7 +92,7 @@ export class AttachEngine {
     const place = request.dir === 'hooks' ? '' : request.name;
     const plans = planObject(info.programs, request.dir, place);
     const places = await Promise.all(plans.map((plan) => this.#resolve(request.pid, plan)));
-    const process = await this.#enter(request.pid);
+    const process = await this.#enter(request.pid, request.caller);
     if (info.programs.some((program) => program.readsMemory)) await armGuard(process);
     const former = process.objects.get(request.path);
     const object: AttachedObject = {
@@ -112,7 +112,16 @@ export class AttachEngine {
     }
     if (former) this.#forget(process, former);
     process.objects.set(object.path, object);
-    this.#observer.attached(process, object);
+    try {
+      this.#observer.attached(process, object);
+    } catch (error) {
+      // The hooks are live, but nobody could see or remove them: take them out again.
+      await this.#change(process, [], object.hooks);
+      process.objects.delete(object.path);
+      this.#observer.detached(process, object);
+      await this.#leaveIfIdle(process);
+      throw error;
+    }
     return object;
   }
 
@@ -131,7 +140,8 @@ export class AttachEngine {
         `${plan.place}: a return probe belongs to a whole function (leave the offset out)`,
       );
     }
-    const refusal = returnProbeRefusal(place.symbol.name);
+    // Any of its names may be the one that tells.
+    const refusal = place.names.map(returnProbeRefusal).find((reason) => reason !== undefined);
     if (refusal) fail('EOPNOTSUPP', `${plan.place}: its return cannot be probed: ${refusal}`);
     return place;
   }
@@ -150,11 +160,11 @@ export class AttachEngine {
     };
   }
 
-  async #enter(pid: Pid): Promise<EnteredProcess> {
+  async #enter(pid: Pid, caller: Caller): Promise<EnteredProcess> {
     const known = this.#processes.get(pid);
     if (known && (await this.#stillSame(known))) return known;
     const identity = readFacts(pid);
-    const entered = await native.targetEnter(pid);
+    const entered = await native.targetEnter(pid, caller);
     const process: EnteredProcess = {
       identity: { pid, startTime: identity.startTime },
       session: entered.session,
@@ -176,7 +186,9 @@ export class AttachEngine {
     try {
       await native.targetCheck(process.session);
       return true;
-    } catch {
+    } catch (error) {
+      // Anything else is our own trouble, e.g. no descriptor left to look with.
+      if (!isGone(error)) throw error;
       await this.#drop(process);
       return false;
     }
@@ -326,9 +338,7 @@ export class AttachEngine {
       this.#processes.delete(pid);
       this.#observer.left(process, false);
     } catch (error) {
-      const { code } = error as NativeError;
-      if (code === 'ESRCH' || code === 'ESTALE') return await this.#drop(process);
-      if (code !== 'EBUSY' && code !== 'ETIMEDOUT') throw error;
+      if (isGone(error)) return await this.#drop(process);
       const delayMs = Math.min(LEAVE_RETRY_MS * 2 ** attempt, LEAVE_RETRY_MAX_MS);
       setTimeout(() => {
         void this.#serially(pid, () => this.#leaveIfIdle(process, attempt + 1)).catch(() => {});
@@ -338,14 +348,15 @@ export class AttachEngine {
 
   /** Detaches everything everywhere, for a daemon that ends. */
   async detachAll(): Promise<void> {
-    for (const process of this.processes()) {
-      for (const path of [...process.objects.keys()]) {
-        try {
-          await this.detach(process.identity.pid, path);
-        } catch (error) {
-          if (!(error instanceof FsError)) throw error;
+    for (let attempt = 0; attempt < DETACH_ALL_ATTEMPTS; attempt++) {
+      for (const process of this.processes()) {
+        for (const path of [...process.objects.keys()]) {
+          // One process that cannot be restored now must not keep the others from it.
+          await this.detach(process.identity.pid, path).catch(() => {});
         }
       }
+      if (this.processes().length === 0) return;
+      await new Promise((done) => setTimeout(done, LEAVE_RETRY_MS));
     }
   }
 
@@ -354,9 +365,15 @@ export class AttachEngine {
     for (const process of this.processes()) {
       await this.#serially(process.identity.pid, async () => {
         if (this.#processes.get(process.identity.pid) === process) await this.#stillSame(process);
-      });
+      }).catch(() => {});
     }
   }
+}
+
+/** The process ended, or runs another program. */
+function isGone(error: unknown): boolean {
+  const { code } = error as NativeError;
+  return code === 'ESRCH' || code === 'ESTALE';
 }
 
 function refuseProcess(pid: Pid, callerPid: number): void {

@@ -157,7 +157,7 @@ function payloadRow(engine: AttachEngine, dir: AttachDir, pattern: string, doc: 
           name: name(context),
           path,
           bytes,
-          callerPid: caller.pid,
+          caller,
         });
       },
       unlink: (context) => engine.detach(pidOf(context), context.path),

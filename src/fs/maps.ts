@@ -53,7 +53,10 @@ function entriesText(map: NamedMap): string {
 
 function writeEntries(map: NamedMap, lines: string[]): void {
   // All lines are understood before the first one changes anything.
-  const changes = lines.map((line) => ({ line, change: parseEntry(map.object.info, map.info, line) }));
+  const changes = lines.map((line) => ({
+    line,
+    change: parseEntry(map.object.info, map.info, line),
+  }));
   for (const { line, change } of changes) {
     try {
       if (change.value === undefined) native.bpfMapDelete(map.info.id, change.key);
@@ -90,7 +93,8 @@ export function mapsRows(engine: AttachEngine): Row[] {
       kind: 'generated',
       doc: 'keys and values as they lie in memory',
       handlers: {
-        read: (context) => native.bpfMapDump(mapOf(engine, context).info.id, MAP_ENTRIES_SHOWN_MAX).entries,
+        read: (context) =>
+          native.bpfMapDump(mapOf(engine, context).info.id, MAP_ENTRIES_SHOWN_MAX).entries,
       },
     },
     {

@@ -1,12 +1,6 @@
 // The words of the tree table: what a row says about a file, and what its handlers get.
 import type { NodeKind } from '../native.js';
-
-/** Who made a request. `pid` is a thread group id. */
-export interface Caller {
-  uid: number;
-  gid: number;
-  pid: number;
-}
+import type { Caller } from '../types.js';
 
 /** What a handler knows about its request. */
 export interface Context {

@@ -1,5 +1,5 @@
 // The executable and libraries of a process, from /proc/<pid>/maps. Parsing is pure.
-import { readFileSync } from 'node:fs';
+import { readFileSync, readlinkSync } from 'node:fs';
 import { fail } from '../errors.js';
 import type { Addr, Pid } from '../types.js';
 
@@ -85,12 +85,21 @@ export function readModules(pid: Pid): Module[] {
   return groupModules(parseMaps(text));
 }
 
-/** Path under which the daemon can open a module's file, also in another mount namespace. */
+/**
+ * Path under which the daemon can open a module's file. map_files leads to the mapped file itself,
+ * whatever mounts, roots and renames lie between it and us, but only privileged daemons may follow
+ * it; others go through the process' root, where the name may mean another file by now.
+ */
 export function modulePathForUs(pid: Pid, module: Module): string {
   const first = module.mappings[0]!;
   const range = `${first.start.toString(16)}-${first.end.toString(16)}`;
-  // map_files reaches deleted and replaced files too, but needs privilege over the target.
-  return module.deleted ? `/proc/${pid}/map_files/${range}` : `/proc/${pid}/root${module.path}`;
+  const exact = `/proc/${pid}/map_files/${range}`;
+  try {
+    readlinkSync(exact);
+    return exact;
+  } catch {
+    return `/proc/${pid}/root${module.path}`;
+  }
 }
 
 /** Difference between run-time and link-time addresses of a module. */

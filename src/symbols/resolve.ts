@@ -1,6 +1,6 @@
 // From a place name to an address in a live process. The order of preference is the contract of
 // docs: exact name, then a single match that differs only in case; several are ENOTUNIQ.
-import { statSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { DEBUG_ROOT, SYMBOL_TABLES_MAX, SYSCALL_SCAN_MAX_BYTES } from '../config.js';
 import { fail, refusalOf } from '../errors.js';
 import { native } from '../native.js';
@@ -20,6 +20,8 @@ export interface Place {
   functionSize: number;
   /** The address meant. */
   addr: Addr;
+  /** All names of the function. */
+  names: string[];
   /** The module was made by the Go compiler. */
   isGoCode: boolean;
 }
@@ -33,9 +35,12 @@ export interface LoadedModule {
 
 const tables = new Map<string, Promise<SymbolTable>>();
 
-async function loadTable(path: string): Promise<SymbolTable> {
-  const st = statSync(path, { bigint: true });
+async function loadTable(path: string, inode: number): Promise<SymbolTable> {
+  // On a worker thread: the path is the target's choice, and may lead anywhere.
+  const st = await stat(path, { bigint: true });
   const key = `${st.dev}:${st.ino}:${st.size}:${st.mtimeNs}`;
+  // Another file of that name tells nothing about what is mapped.
+  if (st.ino !== BigInt(inode)) throw new Error(`${path}: not the file that is mapped`);
   const known = tables.get(key);
   if (known) return known;
   const loading = native.symbolsRead(path, DEBUG_ROOT).then((elf) => new SymbolTable(elf));
@@ -55,7 +60,7 @@ async function loadTable(path: string): Promise<SymbolTable> {
  */
 export async function loadModule(pid: Pid, module: Module): Promise<LoadedModule | undefined> {
   try {
-    const table = await loadTable(modulePathForUs(pid, module));
+    const table = await loadTable(modulePathForUs(pid, module), module.inode);
     return { module, table, bias: loadBias(module, table.elf.segments) };
   } catch {
     return undefined;
@@ -152,6 +157,7 @@ function placeOfSymbol(name: PlaceName, { loaded, symbol }: Candidate): Place {
     functionAddr,
     functionSize: symbol.size,
     addr: (functionAddr + name.offset) as Addr,
+    names: loaded.table.namesAt(symbol.vaddr),
     isGoCode: isGo(loaded),
   };
 }
@@ -187,6 +193,7 @@ function placeOfAddress(name: PlaceName, modules: LoadedModule[]): Place {
       functionAddr,
       functionSize: symbol.size,
       addr,
+      names: loaded.table.namesAt(symbol.vaddr),
       isGoCode: isGo(loaded),
     };
   }

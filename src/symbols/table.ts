@@ -79,6 +79,26 @@ export class SymbolTable {
 
   /** The function that contains a link-time address. */
   containing(vaddr: bigint): ModuleSymbol | undefined {
+    const low = this.#firstAfter(vaddr);
+    // Aliases and nested labels: the nearest start at or below whose extent covers the address.
+    for (let i = low - 1; i >= 0 && i >= low - 64; i--) {
+      if ((this.elf.kinds[i]! & 7) === 2) continue;
+      if (vaddr < this.elf.addrs[i]! + BigInt(this.elf.sizes[i]!)) return this.at(i);
+    }
+    return undefined;
+  }
+
+  /** All names of one link-time address. */
+  namesAt(vaddr: bigint): string[] {
+    const names: string[] = [];
+    for (let i = this.#firstAfter(vaddr) - 1; i >= 0 && this.elf.addrs[i] === vaddr; i--) {
+      names.push(this.#name(i));
+    }
+    return names;
+  }
+
+  /** Index of the first symbol above an address. */
+  #firstAfter(vaddr: bigint): number {
     let low = 0;
     let high = this.count;
     while (low < high) {
@@ -86,12 +106,7 @@ export class SymbolTable {
       if (this.elf.addrs[mid]! <= vaddr) low = mid + 1;
       else high = mid;
     }
-    // Aliases and nested labels: the nearest start at or below whose extent covers the address.
-    for (let i = low - 1; i >= 0 && i >= low - 64; i--) {
-      if ((this.elf.kinds[i]! & 7) === 2) continue;
-      if (vaddr < this.elf.addrs[i]! + BigInt(this.elf.sizes[i]!)) return this.at(i);
-    }
-    return undefined;
+    return low;
   }
 
   /** Function names that look like a misspelt one, best first. */
