@@ -27,13 +27,27 @@ u32 rt_cpu_slow(void) {
   return cpu;
 }
 
+/* A child of vfork or posix_spawn lives in the memory of its parent. fork(2) of every libc names a
+ * word for the kernel to clear at the end; vfork names none. -1: the kernel does not say (a build
+ * without CONFIG_CHECKPOINT_RESTORE). */
+static int has_exit_word(void) {
+  u64 word = 0;
+  const int get_tid_address = 40; /* PR_GET_TID_ADDRESS */
+  return rt_syscall2(RT_SYS_PRCTL, get_tid_address, (u64)&word) != 0 ? -1 : word != 0;
+}
+
+int rt_is_memory_borrowed(void) {
+  const u32 known = rt_env.pid_cached ? rt_load(&rt_pid_page.pid) : 0;
+  if (known == 0) return has_exit_word() == 0;
+  return known != (u32)rt_syscall2(RT_SYS_GETPID, 0, 0);
+}
+
 u32 rt_pid(void) {
-  if (!rt_env.pid_cached) return (u32)rt_syscall2(RT_SYS_GETPID, 0, 0);
-  u32 pid = rt_load(&rt_pid_page.pid);
-  if (RT_UNLIKELY(pid == 0)) {
-    pid = (u32)rt_syscall2(RT_SYS_GETPID, 0, 0);
-    rt_store(&rt_pid_page.pid, pid);
-  }
+  const u32 known = rt_env.pid_cached ? rt_load(&rt_pid_page.pid) : 0;
+  if (RT_LIKELY(known != 0)) return known;
+  const u32 pid = (u32)rt_syscall2(RT_SYS_GETPID, 0, 0);
+  /* The owner of the memory remembers; whoever only borrows it would lie to the owner. */
+  if (pid == rt_env.pid || has_exit_word() == 1) rt_store(&rt_pid_page.pid, pid);
   return pid;
 }
 

@@ -90,6 +90,8 @@ void rt_zero_words(void* dst, u64 len);
 /* env.c */
 u32 rt_cpu_slow(void);
 u32 rt_pid(void);
+/* 1 in a child of vfork or posix_spawn, which lives in the memory of its parent. */
+int rt_is_memory_borrowed(void);
 u64 rt_clock_ns(u32 clock);
 
 #define RT_CPU_PROBED (1u << 31)
