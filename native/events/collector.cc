@@ -15,6 +15,7 @@ namespace bpftime::events {
 namespace {
 
 constexpr uint32_t kRecordsPerRound = 4096;
+constexpr size_t kLineBytesPerRound = 1 << 20;  // a ring that never ends must not fill our memory
 constexpr size_t kRecordBytesMax = 64 << 10;
 constexpr std::chrono::microseconds kShortestPause{200};
 constexpr std::chrono::microseconds kLongestPause{20'000};
@@ -118,7 +119,7 @@ int Collector::take_record(void* arg, const void* data, uint32_t len) {
   memcpy(copy, data, size);
   if (source->spec.kind == SourceKind::kLog) {
     append_printk(copy, size, &source->full_lines);
-    return 0;
+    return source->full_lines.size() > kLineBytesPerRound ? 1 : 0;
   }
   std::string text;
   if (source->plan.has_value()) {
@@ -139,7 +140,7 @@ int Collector::take_record(void* arg, const void* data, uint32_t len) {
     source->bare_lines.append(text);
     source->bare_lines.push_back('\n');
   }
-  return 0;
+  return full.size() > kLineBytesPerRound ? 1 : 0;
 }
 
 // Nodes may be published after the source was added, so this is asked until all are there.
