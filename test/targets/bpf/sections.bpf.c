@@ -8,31 +8,19 @@
 char LICENSE[] SEC("license") = "MIT";
 
 SEC("uprobe/" TARGET ":work")
-int by_path(struct pt_regs* ctx) {
-  return 0;
-}
+int by_path(struct pt_regs* ctx) { return 0; }
 
 SEC("uretprobe/" TARGET ":work")
-int by_path_return(struct pt_regs* ctx) {
-  return 0;
-}
+int by_path_return(struct pt_regs* ctx) { return 0; }
 
 SEC("uprobe/shapes:after_tiny")
-int by_module(struct pt_regs* ctx) {
-  return 0;
-}
+int by_module(struct pt_regs* ctx) { return 0; }
 
 SEC("uprobe//proc/self/exe:steps+0x4")
-int by_offset(struct pt_regs* ctx) {
-  return 0;
-}
+int by_offset(struct pt_regs* ctx) { return 0; }
 
 SEC("kprobe/twin_elsewhere")
-int by_name(struct pt_regs* ctx) {
-  return 0;
-}
+int by_name(struct pt_regs* ctx) { return 0; }
 
 SEC("uretprobe/libc.so.6:usleep")
-int in_library(struct pt_regs* ctx) {
-  return 0;
-}
+int in_library(struct pt_regs* ctx) { return 0; }

@@ -1,0 +1,42 @@
+// Threads that wait in the kernel while the process is stopped for an attach notice nothing: no
+// EINTR, no early return, no lost time-out.
+import t from 'tap';
+import { codeHash, eventually, Lab, sameCode } from '../helpers/lab.js';
+
+t.setTimeout(60_000);
+
+const WAIT_MS = 2500;
+/** A stop may cost a waiting call this much; a busy machine schedules late. */
+const SLACK_MS = 1200;
+/** Nobody but the kernel knows how long these have waited already: they begin anew after a stop. */
+const BEGIN_ANEW = ['epoll_wait', 'epoll_pwait', 'sigtimedwait', 'semtimedop', 'io_getevents'];
+
+await t.test('no system call is interrupted', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = lab.start(lab.build('sleepers.c'));
+    const { pid } = target;
+    t.ok(await target.says(/asleep/));
+    const before = codeHash(pid);
+    let cycles = 0;
+    const end = Date.now() + WAIT_MS - 700;
+    while (Date.now() < end) {
+      const put = await lab.attach(pid, lab.bpf('probe'), 'uprobe/work');
+      const gone = await lab.detach(pid, 'uprobe/work');
+      if (put.code !== 0 || gone.code !== 0) t.fail(put.err + gone.err);
+      cycles++;
+    }
+    t.ok(cycles >= 3, `attached and detached ${cycles} times while they slept`);
+    t.ok(await target.says(/all awake/), 'all came back');
+    const lines = target.text.split('\n').filter((line) => / (ok|BROKEN) /.test(line));
+    t.equal(lines.length, 17);
+    for (const line of lines) {
+      const [, name, state, tookMs] = /^(\S+) (ok|BROKEN .*)\s(\d+)$/.exec(line) ?? [];
+      t.equal(state, 'ok', `${name}: result`);
+      const took = Number(tookMs);
+      const atMost = (BEGIN_ANEW.includes(name ?? '') ? 2 : 1) * WAIT_MS + SLACK_MS;
+      t.ok(took >= WAIT_MS - 50 && took < atMost, `${name}: ${took} ms`);
+    }
+    await sameCode(t, pid, before, 'after all');
+    t.ok(await eventually(() => target.alive));
+  });
+});
