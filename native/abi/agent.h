@@ -26,12 +26,11 @@ struct agent_header {
   u32 push_return;
   u32 pop_return;
   u32 restore_returns;
-  u32 ret_stub; /* a program that does nothing: entry slots of detached hooks point here */
+  u32 ret_stub;      /* a program that does nothing: entry slots of detached hooks point here */
   u32 sigaction;     /* agent_sigaction(struct probe_frame *) */
   u32 guard_install; /* remote calls: result in rax at the int3 */
-  u32 guard_check;
   u32 guard_remove;
-  u32 pid_page_off; /* struct rt_pid_page, inside the data, page aligned */
+  u32 pid_page_off;               /* struct rt_pid_page, inside the data, page aligned */
   u32 helpers[AGENT_HELPERS_MAX]; /* by BPF_FUNC id; 0 = not offered */
 };
 

@@ -145,8 +145,8 @@ u32 agent_sigaction(struct probe_frame* frame) {
   return 1;
 }
 
-/* ---- called by the daemon on a stopped thread; end in int3 with the result in rax -------------
- */
+/* Called by the daemon on one thread while all stand still and none is in an rt_sigaction call: no
+ * thread sees half of a change, no fork copies one. They end in int3 with the result in rax. */
 
 static void finish(long result) {
   __asm__ volatile("int3" ::"a"(result) : "memory");
@@ -169,9 +169,6 @@ static int is_ours(u32 sig) {
   struct kernel_sigaction now;
   return sigaction_raw(sig, 0, &now) == 0 && now.handler == (u64)agent_fault_entry;
 }
-
-/* 0 when both signals are still ours: nobody got past the diverted sites. */
-void agent_guard_check(void) { finish(is_ours(SIG_BUS) && is_ours(SIG_SEGV) ? 0 : -RT_EBUSY); }
 
 /* Gives the program back the handlers that it believes to have. */
 void agent_guard_remove(void) {

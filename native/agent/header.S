@@ -19,7 +19,6 @@ agent_start:
   .long agent_ret_stub - agent_start
   .long agent_sigaction - agent_start
   .long agent_guard_install - agent_start
-  .long agent_guard_check - agent_start
   .long agent_guard_remove - agent_start
   .long rt_pid_page - agent_start
 helpers:

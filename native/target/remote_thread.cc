@@ -176,24 +176,47 @@ Result<std::unique_ptr<RemoteThread>> RemoteThread::stop(pid_t pid, pid_t tid) {
   const Result<void> stopped = seize_and_stop(tid, kStopTimeoutMs);
   if (!stopped) return stopped.error();
   std::unique_ptr<RemoteThread> thread(new RemoteThread(pid, tid));
-  if (ptrace(PTRACE_GETREGS, tid, nullptr, &thread->saved_) != 0 ||
-      ptrace(PTRACE_GETSIGMASK, tid, sizeof(uint64_t), &thread->saved_mask_) != 0) {
-    ptrace(PTRACE_DETACH, tid, nullptr, nullptr);
-    thread->gone_ = true;
+  const Result<void> ready = thread->prepare();
+  if (!ready) return ready.error();
+  return thread;
+}
+
+Result<std::unique_ptr<RemoteThread>> RemoteThread::borrow(pid_t pid, pid_t tid) {
+  std::unique_ptr<RemoteThread> thread(new RemoteThread(pid, tid));
+  thread->borrowed_ = true;
+  const Result<void> ready = thread->prepare();
+  if (!ready) return ready.error();
+  return thread;
+}
+
+// Remembers what the destructor puts back; on failure there is nothing to put back.
+Result<void> RemoteThread::prepare() {
+  gone_ = true;
+  if (ptrace(PTRACE_GETREGS, tid_, nullptr, &saved_) != 0 ||
+      ptrace(PTRACE_GETSIGMASK, tid_, sizeof(uint64_t), &saved_mask_) != 0) {
+    if (!borrowed_) ptrace(PTRACE_DETACH, tid_, nullptr, nullptr);
     return fail(ESRCH, "the thread ended");
   }
   // A filter may have been installed since we last looked, by this thread alone.
-  const Result<ProcStatus> status = read_status(tid);
+  const Result<ProcStatus> status = read_status(tid_);
   if (status.ok() && status.value().seccomp_mode != 0 &&
-      ptrace(PTRACE_SETOPTIONS, tid, nullptr, PTRACE_O_SUSPEND_SECCOMP) != 0) {
-    release_thread(tid, thread->saved_, false);
-    thread->gone_ = true;
+      ptrace(PTRACE_SETOPTIONS, tid_, nullptr, PTRACE_O_SUSPEND_SECCOMP) != 0) {
+    if (!borrowed_) release_thread(tid_, saved_, false);
     return fail(EPERM, "it has a seccomp filter, and we may not suspend it");
   }
-  thread->save_rseq();
+  gone_ = false;
+  save_rseq();
   uint64_t mask = kBlockedWhileRemote;
-  ptrace(PTRACE_SETSIGMASK, tid, sizeof mask, &mask);
-  return thread;
+  ptrace(PTRACE_SETSIGMASK, tid_, sizeof mask, &mask);
+  return {};
+}
+
+void RemoteThread::let_go() {
+  if (borrowed_) {
+    ptrace(PTRACE_SETREGS, tid_, nullptr, &saved_);
+  } else {
+    release_thread(tid_, saved_, true);
+  }
 }
 
 RemoteThread::~RemoteThread() {
@@ -209,7 +232,7 @@ RemoteThread::~RemoteThread() {
   }
   restore_rseq();
   ptrace(PTRACE_SETSIGMASK, tid_, sizeof saved_mask_, &saved_mask_);
-  release_thread(tid_, saved_, true);
+  let_go();
   if (pending_stop_) syscall_tgkill(pid_, tid_, SIGSTOP);
 }
 

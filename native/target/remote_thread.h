@@ -38,6 +38,8 @@ class RemoteThread {
   /// Stops thread `tid` of `pid` and suspends its seccomp filter, if it has one (EPERM when we may
   /// not). See seize_and_stop.
   static Result<std::unique_ptr<RemoteThread>> stop(pid_t pid, pid_t tid);
+  /// Uses a thread that a StoppedProcess holds: put back afterwards, but not let go.
+  static Result<std::unique_ptr<RemoteThread>> borrow(pid_t pid, pid_t tid);
   ~RemoteThread();
   RemoteThread(const RemoteThread&) = delete;
   RemoteThread& operator=(const RemoteThread&) = delete;
@@ -56,6 +58,8 @@ class RemoteThread {
 
  private:
   RemoteThread(pid_t pid, pid_t tid) : pid_(pid), tid_(tid) {}
+  Result<void> prepare();
+  void let_go();
   Result<void> run_to_trap(int request);
   Result<void> give_up();
   void save_rseq();
@@ -65,6 +69,7 @@ class RemoteThread {
   pid_t tid_;
   user_regs_struct saved_{};
   uint64_t saved_mask_ = 0;
+  bool borrowed_ = false;
   bool gone_ = false;
   bool pending_stop_ = false;
   bool stuck_ = false;  // runs our code and does not stop

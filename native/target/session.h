@@ -163,7 +163,7 @@ class Session {
   static void release_counters(const Change& change);
   void forget(std::vector<Change>* changes);
   Result<uint64_t> build_filter(Site* site, uint32_t* body_bytes);
-  Result<int64_t> call_agent(uint64_t fn);
+  Result<void> call_agent_alone(uint64_t fn);
   [[nodiscard]] std::vector<std::pair<uint64_t, uint64_t>> code_ranges() const;
   Result<std::vector<uint8_t>> original_bytes(uint64_t addr, uint64_t size) const;
   Result<uint64_t> allocate(Arena* arena, uint64_t bytes);

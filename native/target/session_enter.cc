@@ -392,62 +392,45 @@ std::vector<std::pair<uint64_t, uint64_t>> Session::code_ranges() const {
   return ranges;
 }
 
-Result<int64_t> Session::call_agent(uint64_t fn) {
-  auto thread = RemoteThread::stop(pid_, any_thread());
-  if (!thread) return thread.error();
-  const Result<void> same = check_program();
-  if (!same) return same.error();
-  const Result<void> called = thread.value()->call(fn, 0, control_ + kControlBytes);
-  if (!called) return called.error();
-  return thread.value()->result();
-}
-
-Result<void> Session::arm_guard() {
-  if (guard_armed_) return {};
-  Result<int64_t> done = call_agent(agent_fn(header_.guard_install));
-  if (!done) return done.error();
-  if (done.value() != 0) return fail(EIO, "the signal handlers cannot be set");
-  // A thread may have passed a diverted site before the agent was ready, and be about to install a
-  // handler of the program over ours. Once nobody is at a site, what is installed stays.
+// Calls an agent function while every thread stands still, none of them in our code or between a
+// diverted system call site and the end of its call.
+Result<void> Session::call_agent_alone(uint64_t fn) {
   std::vector<std::pair<uint64_t, uint64_t>> ranges = code_ranges();
   for (const auto& [addr, site] : sites_) {
     if (site->hooks.empty() || site->hooks.front().request.kind != HookKind::kSigaction) continue;
     ranges.emplace_back(site->plan.site, site->plan.site + site->plan.window + 2);
   }
-  {
-    auto stopped = StoppedProcess::stop(pid_);
-    if (!stopped) return stopped.error();
-    if (stopped.value()->anyone_inside(ranges)) return fail(EBUSY, "a thread is inside our code");
-  }
-  done = call_agent(agent_fn(header_.guard_check));
-  if (!done) return done.error();
-  if (done.value() != 0) return fail(EBUSY, "the program just changed its signal handlers");
-  const uint32_t mode = 1;
-  const Result<void> wrote =
-      put(agent_ + header_.env_off + offsetof(rt_env, guard_mode), &mode, sizeof mode);
-  guard_armed_ = wrote.ok();
-  return wrote;
+  auto stopped = StoppedProcess::stop(pid_);
+  if (!stopped) return stopped.error();
+  const Result<void> same = check_program();
+  if (!same) return same;
+  if (stopped.value()->anyone_inside(ranges)) return fail(EBUSY, "a thread is inside our code");
+  auto thread = RemoteThread::borrow(pid_, stopped.value()->threads().front().tid);
+  if (!thread) return thread.error();
+  const Result<void> called = thread.value()->call(fn, 0, control_ + kControlBytes);
+  if (!called) return called;
+  const Result<int64_t> result = thread.value()->result();
+  if (!result) return result.error();
+  if (result.value() != 0) return fail(EIO, "the signal handlers cannot be set");
+  // Reads change their way together with the handlers.
+  const uint32_t mode = fn == agent_fn(header_.guard_install) ? 1 : 0;
+  return put(agent_ + header_.env_off + offsetof(rt_env, guard_mode), &mode, sizeof mode);
+}
+
+Result<void> Session::arm_guard() {
+  if (guard_armed_) return {};
+  const Result<void> done = call_agent_alone(agent_fn(header_.guard_install));
+  guard_armed_ = done.ok();
+  return done;
 }
 
 Result<void> Session::disarm_guard() {
   const Result<void> alive = check_alive();
   if (!alive) return alive;
-  const uint32_t mode = 0;
-  Result<void> step =
-      put(agent_ + header_.env_off + offsetof(rt_env, guard_mode), &mode, sizeof mode);
-  if (!step) return step;
-  guard_armed_ = false;
-  {
-    // A read that began under the old mode still needs the handler.
-    auto stopped = StoppedProcess::stop(pid_);
-    if (!stopped) return stopped.error();
-    if (stopped.value()->anyone_inside(code_ranges())) {
-      return fail(EBUSY, "a thread is still inside probed code");
-    }
-  }
-  const Result<int64_t> done = call_agent(agent_fn(header_.guard_remove));
-  if (!done) return done.error();
-  return {};
+  if (!guard_armed_) return {};
+  const Result<void> done = call_agent_alone(agent_fn(header_.guard_remove));
+  if (done.ok()) guard_armed_ = false;
+  return done;
 }
 
 Result<void> Session::leave() {
