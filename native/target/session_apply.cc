@@ -547,6 +547,14 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
     if (!mapped) return fail(ESTALE, "the code is no longer mapped");
     if (seen != expected) return fail(EBUSY, "somebody else changed the code there");
   }
+  // As long as any return address is replaced an unwinder must come by the site that puts it right.
+  const bool unguards = std::any_of(changes->begin(), changes->end(), [](const Change& change) {
+    return change.removes && !change.site->hooks.empty() &&
+           change.site->hooks.front().request.kind == HookKind::kRestoreReturns;
+  });
+  if (unguards && (process.anyone_inside(code_ranges()) || any_live_return())) {
+    return fail(EBUSY, "a probed function has not returned yet");
+  }
   size_t done = 0;
   Result<void> wrote;
   for (; done < changes->size() && wrote.ok(); ++done) {

@@ -242,7 +242,6 @@ export class AttachEngine {
       else site.hooks.push(wish);
     }
     if (added.some((hook) => hook.onReturn)) await this.#guardUnwinders(process, next, siteAt);
-    this.#dropIdleGuards(process, next);
     const wishes: SiteWish[] = [...next.values()].filter(
       (site) => site.hooks.length > 0 || process.sites.has(site.addr),
     );
@@ -275,15 +274,20 @@ export class AttachEngine {
     }
   }
 
-  /** Without any other hook left the guards have nothing to guard. */
-  #dropIdleGuards(process: EnteredProcess, next: Map<bigint, SiteState>): void {
-    const all = new Map([...process.sites, ...next]);
-    const isUsed = [...all.values()].some((site) => site.hooks.some((wish) => wish.progId !== 0));
-    if (isUsed) return;
-    for (const site of all.values()) {
-      // The rt_sigaction sites stay until the signals have been given back.
-      if (!process.guardSites.has(site.addr)) next.set(site.addr, { ...site, hooks: [] });
-    }
+  /**
+   * The unwinder's sites go last.
+   * @throws {NativeError} EBUSY while a probed function has not returned: its caller's address is in
+   * our keeping, and an exception that passes through it must still find it
+   */
+  async #dropUnwinderGuards(process: EnteredProcess): Promise<void> {
+    // The rt_sigaction sites stay until the signals have been given back.
+    const wishes = [...process.sites.values()]
+      .filter((site) => !process.guardSites.has(site.addr))
+      .map((site) => ({ ...site, hooks: [] }));
+    if (wishes.length === 0) return;
+    const report = await native.targetApply(process.session, wishes);
+    process.pauseTotalNs += report.pauseNs;
+    for (const site of wishes) process.sites.delete(site.addr);
   }
 
   async #apply(process: EnteredProcess, wishes: SiteWish[], added: Hook[]) {
@@ -326,13 +330,15 @@ export class AttachEngine {
   }
 
   /**
-   * Takes the agent out after the last hook. While a thread still sleeps in probed code (its code
-   * is restored already; only our mappings stay) this tries again later, behind other operations.
+   * Takes the agent out after the last hook. While a thread still sleeps in a probed function (whose
+   * code is restored already; the unwinder's sites and our mappings stay) this tries again later,
+   * behind other operations.
    */
   async #leaveIfIdle(process: EnteredProcess, attempt = 0): Promise<void> {
     const { pid } = process.identity;
     if (process.objects.size > 0 || this.#processes.get(pid) !== process) return;
     try {
+      await this.#dropUnwinderGuards(process);
       await disarmGuard(process);
       await native.targetLeave(process.session);
       this.#processes.delete(pid);

@@ -49,3 +49,29 @@ await t.test('entry and return of every awkward shape, again and again', async (
     t.notMatch(target.text, /WRONG/, 'no result was ever wrong');
   });
 });
+
+await t.test('probes removed from a running function that then throws', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = lab.start(lab.build('late.cc'));
+    const { pid } = target;
+    const go = () => target.child.stdin!.write('go\n');
+    t.ok(await target.says(/inside/));
+    const before = codeHash(pid);
+    for (const name of ['inner', 'outer']) {
+      t.equal((await lab.attach(pid, lab.bpf('probe'), `uprobe/${name}`)).code, 0, `on ${name}`);
+    }
+    go(); // The call that the target is in now was not followed; the next one is.
+    t.ok(await target.says(/caught\nround 1\ninside/));
+    for (const name of ['inner', 'outer']) {
+      t.ok(await eventually(() => lab.hits(pid, `uprobe/${name}`) > 0), `${name} is inside`);
+    }
+    for (const name of ['inner', 'outer']) {
+      t.equal((await lab.detach(pid, `uprobe/${name}`)).code, 0, `off ${name}`);
+    }
+    go();
+    t.ok(await target.says(/caught\nround 2\ninside/), 'the exception found its way');
+    await sameCode(t, pid, before, 'after the last probed function has ended');
+    go();
+    t.ok(await target.says(/round 3/), 'the target works on');
+  });
+});
