@@ -1,5 +1,5 @@
-// Cost of a probe per call: rounds of the bare function and the probed one, alternating, in a pinned
-// process that reads its own CPU clock. A round's figure is the median of its batches.
+// Cost of a probe per call: rounds of the bare function and the probed one, alternating, in a
+// pinned process that reads its own CPU clock. A round's figure is the median of its batches.
 import { copyFileSync, readdirSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs';
 import { type Bench, built, type LineProcess } from './bench.js';
 import { type Measured, Unavailable } from './stats.js';

@@ -8,9 +8,10 @@ cd "$(dirname "$0")/.."
 wanted="${1:-build}"
 bash scripts/setup.sh "$wanted"
 # npm leaves a copy of the lock file behind: a newer package-lock.json means something changed.
-if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
+installed=node_modules/.package-lock.json
+if [ ! -e "$installed" ] || [ package-lock.json -nt "$installed" ]; then
   npm ci --no-audit --no-fund --loglevel=error
-  touch node_modules/.package-lock.json
+  touch "$installed"
 fi
 mkdir -p build
 cmake -S native -B build -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo > build/cmake.log 2>&1 \
@@ -27,6 +28,7 @@ if newer demo/shop.c build/demo/shop; then cc -O2 -g -o build/demo/shop demo/sho
 for source in demo/*.bpf.c; do
   object="build/demo/$(basename "$source" .c).o"
   if newer "$source" "$object"; then
-    clang -O2 -g -target bpf -D__TARGET_ARCH_x86 "-I/usr/include/$(uname -m)-linux-gnu" -c "$source" -o "$object"
+    clang -O2 -g -target bpf -D__TARGET_ARCH_x86 "-I/usr/include/$(uname -m)-linux-gnu" \
+      -c "$source" -o "$object"
   fi
 done

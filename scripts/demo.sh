@@ -49,14 +49,15 @@ code_hash() {
   while read -r range _perms _ _ _ path; do
     dd if="/proc/$target/mem" bs=4096 iflag=skip_bytes,count_bytes status=none \
       skip=$((16#${range%-*})) count=$((16#${range#*-} - 16#${range%-*}))
-  done < <(awk '$2 ~ /x/ && $6 ~ /^\//' "/proc/$target/maps" | grep -v memfd:) | sha256sum | cut -c 1-16
+  done < <(awk '$2 ~ /x/ && $6 ~ /^\// && $6 !~ /memfd:/' "/proc/$target/maps") \
+    | sha256sum | cut -c 1-16
 }
 
 node dist/src/main.js mount "$mount" > "$work/daemon.log" 2>&1 &
 daemon=$!
 wait_for mountpoint -q "$mount"
 
-if [ "${DEMO_TARGET:-}" != shop ] && command -v redis-server > /dev/null && command -v redis-cli > /dev/null; then
+if [ "${DEMO_TARGET:-}" != shop ] && type -P redis-server redis-cli > /dev/null; then
   socket="$work/redis.sock"
   redis-server --port 0 --unixsocket "$socket" --save '' --dir "$work" > /dev/null &
   target=$!

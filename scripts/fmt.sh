@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Formats everything, or with --check says what is not formatted.
+# Formats everything, or with --check says what is not formatted (and exits with 1).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-mapfile -t sources < <(git ls-files 'bench/*.c' 'native/*.cc' 'native/*.h' 'native/*.c' 'test/*.cc' 'test/*.h' 'test/*.c')
+mapfile -t sources < <(
+  find native test bench demo \( -name '*.cc' -o -name '*.c' -o -name '*.h' \) -type f | sort
+)
+biome=node_modules/.bin/biome
 if [ "${1:-}" = --check ]; then
-  npx --no-install biome check --error-on-warnings .
+  "$biome" check --diagnostic-level=error .
   clang-format --dry-run --Werror "${sources[@]}"
 else
-  npx --no-install biome check --write .
+  "$biome" check --write .
   clang-format -i "${sources[@]}"
 fi

@@ -1,6 +1,7 @@
 // Runs the test programs (compiled TypeScript and native mains; all print TAP), one after another
 // because most of them operate on live processes, and closes with `N passed, N failed, N skipped`.
-// Whatever a test leaves behind (a mount, a process, a file) is a failure. Usage: run-tests [PATTERN]
+// Whatever a test leaves behind (a mount, a process, a file) is a failure. Usage: run-tests
+// [PATTERN]
 import { spawn } from 'node:child_process';
 import {
   chmodSync,

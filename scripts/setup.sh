@@ -9,14 +9,16 @@ case "${1:-build}" in
   test) purposes='build|demo|test' ;;
   *) echo "setup: $1: no such purpose (want build, demo or test)" >&2; exit 2 ;;
 esac
-supported='const [a, b] = process.versions.node.split("."); process.exit(a == 20 && b >= 19 || a >= 22 ? 0 : 1)'
+supported='const [a, b] = process.versions.node.split(".").map(Number);
+  process.exit((a === 20 && b >= 19) || a >= 22 ? 0 : 1)'
 if ! command -v node > /dev/null || ! node -e "$supported"; then
   echo "bpftimefs needs Node 20.19 or newer" >&2
   exit 1
 fi
 missing=()
 while read -r _ package; do
-  [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+  state=$(dpkg-query -W -f='${db:Status-Status}' "$package" 2> /dev/null || true)
+  [ "$state" = installed ] || missing+=("$package")
 done < <(grep -E "^($purposes) " scripts/packages.txt)
 if [ "${#missing[@]}" -eq 0 ]; then exit 0; fi
 install="apt-get install -y --no-install-recommends ${missing[*]}"

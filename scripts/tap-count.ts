@@ -1,5 +1,5 @@
-// Counts the assertions of a TAP stream. Subtests are indented streams that end in one summary point
-// of their parent; only the points inside count, unless there are none. Pure.
+// Counts the assertions of a TAP stream. Subtests are indented streams that end in one summary
+// point of their parent; only the points inside count, unless there are none. Pure.
 
 /** Assertions of one test program. */
 export interface TapCounts {

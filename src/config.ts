@@ -4,7 +4,7 @@
 export const DEFAULT_MOUNTPOINT = '/bpftime';
 
 /**
- * Milliseconds after which a control request fails with ETIMEDOUT. Long enough to verify and compile
+ * Milliseconds after which a control request fails with ETIMEDOUT. Long enough to compile
  * the largest accepted object on a busy machine; short enough that a shell is never lost.
  */
 export const REQUEST_DEADLINE_MS = 10_000;

@@ -85,8 +85,8 @@ export function errnoNumber(errno: string): number {
 const EXHAUSTED: readonly string[] = ['EMFILE', 'ENFILE', 'ENOMEM'];
 
 /**
- * A native or system error (it has `code`) as a refusal about `what`; undefined when the code is not
- * in the vocabulary: then it is a bug.
+ * A native or system error (it has `code`) as a refusal about `what`; undefined when the code is
+ * not in the vocabulary: then it is a bug.
  */
 export function refusalOf(error: unknown, what: string): FsError | undefined {
   if (error instanceof FsError) return error;

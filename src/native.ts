@@ -72,6 +72,7 @@ export interface FuseRequest {
   pid: number;
 }
 
+/** Serving the mount: nodes, requests, streams. */
 export interface NativeFuse {
   /**
    * Mounts and starts the serving threads. `onRequest` runs on the JavaScript thread.
@@ -109,6 +110,7 @@ export interface NativeFuse {
 
 // --- bpf -----------------------------------------------------------------------------------------
 
+/** What a map is. */
 export interface BpfMapInfo {
   id: number;
   name: string;
@@ -124,6 +126,7 @@ export interface BpfMapInfo {
   storageBytes: number;
 }
 
+/** What a program is. */
 export interface BpfProgInfo {
   id: number;
   name: string;
@@ -136,6 +139,7 @@ export interface BpfProgInfo {
   readsMemory: boolean;
 }
 
+/** What came out of loading one object. */
 export interface BpfObjectInfo {
   id: number;
   maps: BpfMapInfo[];
@@ -144,6 +148,7 @@ export interface BpfObjectInfo {
   btf: Buffer;
 }
 
+/** Loading and running eBPF objects, reading and writing maps. */
 export interface NativeBpf {
   /** Opens, relocates, validates and compiles on a worker thread. Rejects with ENOEXEC and a log. */
   bpfLoad(request: { name: string; bytes: Buffer }): Promise<BpfObjectInfo>;
@@ -188,6 +193,7 @@ export interface SiteWish {
   hooks: HookWish[];
 }
 
+/** One patched place, for people to look at. */
 export interface SiteInfo {
   /** What was asked for. */
   addr: bigint;
@@ -202,6 +208,7 @@ export interface SiteInfo {
   form: 'jmp';
 }
 
+/** What a hook counted since it was attached. */
 export interface HookCounters {
   hookId: number;
   hits: bigint;
@@ -211,6 +218,7 @@ export interface HookCounters {
   sampledTicks: bigint;
 }
 
+/** Entering processes and changing their code. */
 export interface NativeTarget {
   /**
    * Enters a process: maps the agent. Rejects with ESRCH, EPERM, EBUSY (traced), EOPNOTSUPP.
@@ -270,6 +278,7 @@ export interface ElfSymbols {
   positionIndependent: boolean;
 }
 
+/** Reading symbol tables. */
 export interface NativeSymbols {
   /** Reads a module's file and its separate debug file, on a worker thread. */
   symbolsRead(path: string, debugRoot: string): Promise<ElfSymbols>;
@@ -277,6 +286,7 @@ export interface NativeSymbols {
 
 // --- events --------------------------------------------------------------------------------------
 
+/** Following rings. */
 export interface NativeEvents {
   /**
    * Reads a ring on the collector thread and appends a JSON line per record to streams.
@@ -296,6 +306,7 @@ export interface NativeEvents {
   eventsRemove(source: number): void;
 }
 
+/** Everything that the addon exports. */
 export interface Native extends NativeFuse, NativeBpf, NativeTarget, NativeSymbols, NativeEvents {}
 
 const addonPath = fileURLToPath(new URL('../../build/bpftimefs.node', import.meta.url));

@@ -23,7 +23,7 @@ struct Failure {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}  // NOLINT: implicit by design
+  Result(T value) : value_(std::move(value)) {}   // NOLINT: implicit by design
   Result(Failure failure) : failure_(failure) {}  // NOLINT: implicit by design
 
   [[nodiscard]] bool ok() const { return value_.has_value(); }

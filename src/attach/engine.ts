@@ -276,8 +276,8 @@ export class AttachEngine {
 
   /**
    * The unwinder's sites go last.
-   * @throws {NativeError} EBUSY while a probed function has not returned: its caller's address is in
-   * our keeping, and an exception that passes through it must still find it
+   * @throws {NativeError} EBUSY while a probed function has not returned: its caller's address is
+   * in our keeping, and an exception that passes through it must still find it
    */
   async #dropUnwinderGuards(process: EnteredProcess): Promise<void> {
     // The rt_sigaction sites stay until the signals have been given back.
@@ -330,9 +330,9 @@ export class AttachEngine {
   }
 
   /**
-   * Takes the agent out after the last hook. While a thread still sleeps in a probed function (whose
-   * code is restored already; the unwinder's sites and our mappings stay) this tries again later,
-   * behind other operations.
+   * Takes the agent out after the last hook. While a thread still sleeps in a probed function
+   * (whose code is restored already; the unwinder's sites and our mappings stay) this tries again
+   * later, behind other operations.
    */
   async #leaveIfIdle(process: EnteredProcess, attempt = 0): Promise<void> {
     const { pid } = process.identity;

@@ -1,4 +1,5 @@
-// uprobe/, uretprobe/ and hooks/: payload files in, attached programs out; what is attached, as text.
+// uprobe/, uretprobe/ and hooks/: payload files in, attached programs out; what is attached, as
+// text.
 import { disassemble } from '../attach/disasm.js';
 import type { AttachEngine } from '../attach/engine.js';
 import type { AttachDir } from '../attach/plan.js';

@@ -1,4 +1,5 @@
-// The daemon of the fixture tree: `node fixture-daemon.js MOUNTPOINT [--allow-other] [DEADLINE_MS]`.
+// The daemon of the fixture tree: `node fixture-daemon.js MOUNTPOINT [--allow-other]
+// [DEADLINE_MS]`.
 import { ControlFs } from '../../src/fs/control-fs.js';
 import { processBaseRows, rootRows, startStatus } from '../../src/fs/status.js';
 import { fixtureRows } from './fixture-rows.js';

@@ -1,5 +1,5 @@
-// Programs read memory by plain loads that may fault, in a process whose own life is full of faults:
-// nobody notices the other.
+// Programs read memory by plain loads that may fault, in a process whose own life is full of
+// faults: nobody notices the other.
 import { readFileSync } from 'node:fs';
 import t from 'tap';
 import { codeHash, eventually, Lab, type Running, sameCode } from '../helpers/lab.js';

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// A process that calls functions of every awkward shape in a loop and checks each result: nested and
-// recursive calls, stack arguments, structs, varargs, floating point, tail calls, signals,
-// exceptions, longjmp, coroutines, thread cancellation. Prints `round N` per round; any wrong result
-// ends it with `WRONG <what>` and status 1. Usage: gauntlet THREADS
+// A process that calls functions of every awkward shape in a loop and checks each result: nested
+// and recursive calls, stack arguments, structs, varargs, floating point, tail calls, signals,
+// exceptions, longjmp, coroutines, thread cancellation. Prints `round N` per round; any wrong
+// result ends it with `WRONG <what>` and status 1. Usage: gauntlet THREADS
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -28,7 +28,8 @@ SHAPE long recurse(long n) {
   KEEP;
   return n == 0 ? 0 : n + recurse(n - 1);
 }
-SHAPE long many_args(long a, long b, long c, long d, long e, long f, long g, long h, long i, long j) {
+SHAPE long many_args(long a, long b, long c, long d, long e, long f, long g, long h, long i,
+                     long j) {
   KEEP;
   return a + 2 * b + 3 * c + 4 * d + 5 * e + 6 * f + 7 * g + 8 * h + 9 * i + 10 * j;
 }

@@ -9,6 +9,4 @@ char LICENSE[] SEC("license") = "MIT";
 static long (*no_such_helper)(int) = (void*)499;
 
 SEC("uprobe/broken")
-int broken(void* ctx) {
-  return no_such_helper(1);
-}
+int broken(void* ctx) { return no_such_helper(1); }

@@ -9,16 +9,10 @@
 char LICENSE[] SEC("license") = "MIT";
 
 SEC("uprobe")
-int BPF_KPROBE(three, int a, int b, int c) {
-  return a * 100 + b * 10 + c;
-}
+int BPF_KPROBE(three, int a, int b, int c) { return a * 100 + b * 10 + c; }
 
 SEC("uprobe")
-int BPF_KPROBE(second, long a, long b) {
-  return b;
-}
+int BPF_KPROBE(second, long a, long b) { return b; }
 
 SEC("uretprobe")
-int BPF_KRETPROBE(result, long value) {
-  return value + 1;
-}
+int BPF_KRETPROBE(result, long value) { return value + 1; }

@@ -118,12 +118,8 @@ int emit(struct pt_regs* ctx) {
 }
 
 SEC("uretprobe/print")
-int print(struct pt_regs* ctx) {
-  return bpf_printk("returned %d", (int)PT_REGS_RC(ctx));
-}
+int print(struct pt_regs* ctx) { return bpf_printk("returned %d", (int)PT_REGS_RC(ctx)); }
 
 // A section that libbpf does not know.
 SEC("syscall/openat/enter")
-int custom(struct pt_regs* ctx) {
-  return 42;
-}
+int custom(struct pt_regs* ctx) { return 42; }

@@ -44,6 +44,4 @@ struct {
 } samples SEC(".maps");
 
 SEC("uprobe/nothing")
-int nothing(void* ctx) {
-  return 0;
-}
+int nothing(void* ctx) { return 0; }

@@ -18,9 +18,7 @@ struct task_struct {
 __u64 pid_offset;
 
 SEC("usdt")
-int BPF_USDT(fires, long a) {
-  return (int)a;
-}
+int BPF_USDT(fires, long a) { return (int)a; }
 
 SEC("uprobe/relocated")
 int relocated(struct pt_regs* ctx) {
