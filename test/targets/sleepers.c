@@ -99,6 +99,15 @@ static long in_io_getevents(void) {
   if (syscall(SYS_io_setup, 1, &context) != 0) return -2;
   return syscall(SYS_io_getevents, context, 1, 1, &event, &wait);
 }
+static long in_recv_timeout(void) {
+  int pair[2];
+  char byte;
+  const struct timeval wait = {WAIT_MS / 1000, WAIT_MS % 1000 * 1000};
+  if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0) return -2;
+  setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait);
+  return recv(pair[0], &byte, 1, 0);
+}
+
 // Without a time-out of their own: main ends these.
 static int pipe_ends[2], socket_ends[2], queue;
 static long in_read(void) {
@@ -144,6 +153,7 @@ static const struct sleeper kSleepers[] = {
     {"sigtimedwait", in_sigtimedwait, -1, EAGAIN},
     {"semtimedop", in_semtimedop, -1, EAGAIN},
     {"io_getevents", in_io_getevents, 0, 0},
+    {"recv_timeout", in_recv_timeout, -1, EAGAIN},
 };
 enum { SLEEPERS = sizeof kSleepers / sizeof kSleepers[0] };
 
