@@ -5,6 +5,10 @@
 
 #include <bpf/bpf_helpers.h>
 
+#ifndef TARGET /* the test says which program it has built */
+#define TARGET "/proc/self/exe"
+#endif
+
 char LICENSE[] SEC("license") = "MIT";
 
 SEC("uprobe/" TARGET ":work")
