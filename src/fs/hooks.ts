@@ -173,25 +173,20 @@ export function hooksRows(engine: AttachEngine): Row[] {
     {
       pattern: '/procs/<pid>/uprobe',
       kind: 'dir',
-      doc: 'cp prog.o uprobe/FUNCTION attaches, rm detaches; FUNCTION: sym module:sym sym+0x1c 0xADDR, and sym,TAG for one more object',
+      doc: 'cp prog.o uprobe/FUNCTION attaches at its entry, rm detaches',
     },
     payloadRow(
       engine,
       'uprobe',
       '/procs/<pid>/uprobe/<fn>',
-      'an eBPF object attached to a function',
+      'sym, module:sym, sym+0x1c, 0xADDR, module:0xOFF; with ,TAG one more object on the place',
     ),
     {
       pattern: '/procs/<pid>/uretprobe',
       kind: 'dir',
-      doc: "the same at the function's return",
+      doc: 'cp prog.o uretprobe/FUNCTION attaches at its return, rm detaches',
     },
-    payloadRow(
-      engine,
-      'uretprobe',
-      '/procs/<pid>/uretprobe/<fn>',
-      'an eBPF object attached to a return',
-    ),
+    payloadRow(engine, 'uretprobe', '/procs/<pid>/uretprobe/<fn>', 'the same names as in uprobe/'),
     {
       pattern: '/procs/<pid>/hooks',
       kind: 'dir',
@@ -207,7 +202,7 @@ export function hooksRows(engine: AttachEngine): Row[] {
       engine,
       'hooks',
       '/procs/<pid>/hooks/<object>',
-      'an eBPF object attached by its sections',
+      'an object that was copied here; rm detaches all its programs',
     ),
     { pattern: '/procs/<pid>/hooks/by-id', kind: 'dir', doc: 'one directory per hook' },
     { pattern: id, kind: 'dir', doc: 'one hook' },
