@@ -90,7 +90,7 @@ await t.test('Ctrl-C ends whatever waits', async (t) => {
       waiting.child.kill('SIGINT');
       await waiting.done;
       const tookMs = Date.now() - at;
-      t.ok(tookMs < 100, `${what}: ended after ${tookMs} ms`);
+      t.ok(tookMs < 2000, `${what}: ended after ${tookMs} ms`);
     }
     const after = await run(mount, 'cat $M/last_error; echo ok > $T/g && cp $T/g $M/payload/x');
     t.match(after.text, /ECANCELED .* given up/);
