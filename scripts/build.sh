@@ -14,8 +14,10 @@ if [ ! -e "$installed" ] || [ package-lock.json -nt "$installed" ]; then
   touch "$installed"
 fi
 mkdir -p build
-cmake -S native -B build -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo > build/cmake.log 2>&1 \
-  || { cat build/cmake.log; exit 1; }
+if [ ! -e build/build.ninja ]; then # from then on ninja runs cmake when it is needed
+  cmake -S native -B build -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo > build/cmake.log 2>&1 \
+    || { cat build/cmake.log; exit 1; }
+fi
 target=bpftimefs_addon
 if [ "$wanted" = test ]; then target=all; fi
 ninja -C build --quiet "$target"

@@ -100,3 +100,22 @@ await t.test('links lead somewhere, scripts exist', async (t) => {
     t.ok(scripts[name], `npm ${name}`);
   }
 });
+
+await t.test('the manual has every command and option, and doctor is content', async (t) => {
+  const run = (...args: string[]) =>
+    spawnSync(process.execPath, [`${root}/dist/src/main.js`, ...args], { encoding: 'utf8' });
+  const page = readFileSync(`${root}/docs/bpftimefs.8`, 'utf8');
+  const commands = [...run('--help').stdout.matchAll(/^ {2}bpftimefs (\w+)/gm)].map((m) => m[1]!);
+  t.ok(commands.length >= 3, commands.join(' '));
+  for (const command of commands) {
+    t.match(page, new RegExp(`^\\.It Cm ${command}$`, 'm'), command);
+    const options = run(command, '--help').stdout.matchAll(/--([\w-]+)/g);
+    for (const [, option = ''] of options) {
+      if (option === 'help' || option === 'version') continue;
+      t.match(page, `-${option}`, `${command} --${option}`);
+    }
+  }
+  const { status, stdout } = run('doctor');
+  t.equal(status, 0, stdout);
+  t.match(run('frobnicate').stderr, /^bpftimefs: /, 'an unknown command is refused');
+});
