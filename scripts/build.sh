@@ -9,6 +9,10 @@ wanted="${1:-build}"
 bash scripts/setup.sh "$wanted"
 # npm leaves a copy of the lock file behind: a newer package-lock.json means something changed.
 installed=node_modules/.package-lock.json
+if [ -L node_modules ]; then # npm ci would empty what the link leads to: another checkout's
+  echo 'build: node_modules is a symbolic link; remove it' >&2
+  exit 1
+fi
 if [ ! -e "$installed" ] || [ package-lock.json -nt "$installed" ]; then
   npm ci --no-audit --no-fund --loglevel=error
   touch "$installed"
