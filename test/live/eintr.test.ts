@@ -1,5 +1,5 @@
-// Waiting calls that are themselves probed, entry and return, while threads sleep in them: every one
-// returns what it should and when it should, cycle after cycle.
+// Waiting calls that are themselves probed, entry and return, while threads sleep in them: every
+// one returns what it should and when it should, cycle after cycle.
 import t from 'tap';
 import { codeHash, eventually, Lab, sameCode } from '../helpers/lab.js';
 
