@@ -10,6 +10,7 @@
 #include <asm/unistd.h>
 
 #include "../vm/rt/guard.h"
+#include "../vm/rt/rt.h"
 
 #define AF_UNIX_ 1
 #define SOCK_STREAM_CLOEXEC_ (1 | 02000000)
@@ -22,18 +23,6 @@
 #define RESERVED_SLOT (~(u64)1)
 
 struct agent_state agent_state;
-
-static inline long sys6(long nr, long a, long b, long c, long d, long e, long f) {
-  register long r10 __asm__("r10") = d;
-  register long r8 __asm__("r8") = e;
-  register long r9 __asm__("r9") = f;
-  long ret;
-  __asm__ volatile("syscall"
-                   : "=a"(ret)
-                   : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-                   : "rcx", "r11", "memory");
-  return ret;
-}
 
 /* ---- mapping: called by the daemon on a stopped thread, with a stack of its own ------------- */
 
@@ -58,15 +47,16 @@ struct cmsghdr_ {
 };
 
 static long receive_fds(struct map_batch* batch) {
-  long err = sys6(__NR_socketpair, AF_UNIX_, SOCK_STREAM_CLOEXEC_, 0, (long)batch->sockets, 0, 0);
+  long err =
+      rt_syscall6(__NR_socketpair, AF_UNIX_, SOCK_STREAM_CLOEXEC_, 0, (u64)batch->sockets, 0, 0);
   if (err < 0) return err;
   __asm__ volatile("int3" ::: "memory"); /* the daemon sends through the peer of sockets[0] */
   u8 byte;
   struct iovec_ iov = {&byte, 1};
   struct msghdr_ msg = {0, 0, &iov, 1, batch->control, sizeof batch->control, 0};
-  err = sys6(__NR_recvmsg, batch->sockets[0], (long)&msg, MSG_CMSG_CLOEXEC_, 0, 0, 0);
-  sys6(__NR_close, batch->sockets[0], 0, 0, 0, 0, 0);
-  sys6(__NR_close, batch->sockets[1], 0, 0, 0, 0, 0);
+  err = rt_syscall6(__NR_recvmsg, batch->sockets[0], (u64)&msg, MSG_CMSG_CLOEXEC_, 0, 0, 0);
+  rt_syscall6(__NR_close, batch->sockets[0], 0, 0, 0, 0, 0);
+  rt_syscall6(__NR_close, batch->sockets[1], 0, 0, 0, 0, 0);
   if (err < 0) return err;
   const struct cmsghdr_* cmsg = (const struct cmsghdr_*)batch->control;
   const u64 want = 16 + 4 * (u64)batch->fd_count;
@@ -82,15 +72,15 @@ static long run_request(struct map_batch* batch, const struct map_request* reque
   switch (request->op) {
     case MAP_OP_FD:
       if (request->fd_index >= batch->fd_count) return -22;
-      return sys6(__NR_mmap, (long)request->addr, (long)request->bytes, request->prot,
-                  request->flags, batch->fds[request->fd_index], 0);
+      return rt_syscall6(__NR_mmap, (u64)request->addr, (u64)request->bytes, request->prot,
+                         request->flags, batch->fds[request->fd_index], 0);
     case MAP_OP_ANON:
-      return sys6(__NR_mmap, (long)request->addr, (long)request->bytes, request->prot,
-                  request->flags, -1, 0);
+      return rt_syscall6(__NR_mmap, (u64)request->addr, (u64)request->bytes, request->prot,
+                         request->flags, -1, 0);
     case MAP_OP_UNMAP:
-      return sys6(__NR_munmap, (long)request->addr, (long)request->bytes, 0, 0, 0, 0);
+      return rt_syscall6(__NR_munmap, (u64)request->addr, (u64)request->bytes, 0, 0, 0, 0);
     case MAP_OP_WIPE_ON_FORK:
-      return sys6(__NR_madvise, (long)request->addr, (long)request->bytes, 18, 0, 0, 0);
+      return rt_syscall6(__NR_madvise, (u64)request->addr, (u64)request->bytes, 18, 0, 0, 0);
     default:
       return -22; /* EINVAL */
   }
@@ -111,7 +101,7 @@ void agent_map_batch(struct map_batch* batch) {
       batch->error = (s32)batch->requests[i].result;
     }
   }
-  for (u32 i = 0; i < received; ++i) sys6(__NR_close, batch->fds[i], 0, 0, 0, 0, 0);
+  for (u32 i = 0; i < received; ++i) rt_syscall6(__NR_close, batch->fds[i], 0, 0, 0, 0, 0);
   __asm__ volatile("int3" ::: "memory");
   __builtin_unreachable();
 }
