@@ -31,7 +31,10 @@ struct Section {
   uint64_t vaddr, end;
 };
 
-void add_symbol(const GElf_Sym& sym, const char* name, ElfSymbols* out) {
+// Bit 15 of a version: only for programs linked long ago; `name@OLD`, not `name@@DEFAULT`.
+constexpr GElf_Versym kVersionHidden = 0x8000;
+
+void add_symbol(const GElf_Sym& sym, const char* name, bool hidden, ElfSymbols* out) {
   const int type = GELF_ST_TYPE(sym.st_info);
   if (sym.st_shndx == SHN_UNDEF || sym.st_value == 0 || name == nullptr || *name == '\0') return;
   if (type != STT_FUNC && type != STT_GNU_IFUNC && type != STT_OBJECT && type != STT_NOTYPE) return;
@@ -44,23 +47,54 @@ void add_symbol(const GElf_Sym& sym, const char* name, ElfSymbols* out) {
   symbol.kind = type == STT_OBJECT      ? SymbolKind::kObject
                 : type == STT_GNU_IFUNC ? SymbolKind::kIfunc
                                         : SymbolKind::kFunction;
-  symbol.local = GELF_ST_BIND(sym.st_info) == STB_LOCAL;
-  symbol.name = static_cast<uint32_t>(out->names.size());
   // Versioned names (`memcpy@@GLIBC_2.14` in some .symtab) are known by the part in front.
   const char* at = strchr(name, '@');
+  symbol.local =
+      GELF_ST_BIND(sym.st_info) == STB_LOCAL || hidden || (at != nullptr && at[1] != '@');
+  symbol.name = static_cast<uint32_t>(out->names.size());
   out->names.append(name, at != nullptr ? static_cast<size_t>(at - name) : strlen(name));
   out->names.push_back('\0');
   out->symbols.push_back(symbol);
 }
 
+// The versions of a .dynsym's symbols, if it has any.
+Elf_Data* versions_of(Elf* elf, Elf_Scn* table) {
+  Elf_Scn* scn = nullptr;
+  while ((scn = elf_nextscn(elf, scn)) != nullptr) {
+    GElf_Shdr shdr;
+    if (gelf_getshdr(scn, &shdr) == nullptr || shdr.sh_type != SHT_GNU_versym) continue;
+    if (shdr.sh_link == elf_ndxscn(table)) return elf_getdata(scn, nullptr);
+  }
+  return nullptr;
+}
+
+// The .gnu.version table of a dynamic symbol table, or null.
+Elf_Data* versions_of(Elf* elf, Elf_Scn* table) {
+  Elf_Scn* scn = nullptr;
+  while ((scn = elf_nextscn(elf, scn)) != nullptr) {
+    GElf_Shdr shdr;
+    if (gelf_getshdr(scn, &shdr) != nullptr && shdr.sh_type == SHT_GNU_versym &&
+        shdr.sh_link == elf_ndxscn(table)) {
+      return elf_getdata(scn, nullptr);
+    }
+  }
+  return nullptr;
+}
+
 void read_table(Elf* elf, Elf_Scn* scn, const GElf_Shdr& shdr, ElfSymbols* out) {
   Elf_Data* data = elf_getdata(scn, nullptr);
   if (data == nullptr || shdr.sh_entsize != sizeof(Elf64_Sym)) return;
+  Elf_Data* versions = shdr.sh_type == SHT_DYNSYM ? versions_of(elf, scn) : nullptr;
   const uint64_t count = std::min<uint64_t>(data->d_size / sizeof(Elf64_Sym), kSymbolsMax);
+  Elf_Data* versions = shdr.sh_type == SHT_DYNSYM ? versions_of(elf, scn) : nullptr;
   for (uint64_t i = 0; i < count && out->symbols.size() < kSymbolsMax; ++i) {
     GElf_Sym sym;
     if (gelf_getsym(data, static_cast<int>(i), &sym) == nullptr) break;
-    add_symbol(sym, elf_strptr(elf, shdr.sh_link, sym.st_name), out);
+    GElf_Versym version = 0;
+    const bool versioned =
+        versions != nullptr && gelf_getversym(versions, static_cast<int>(i), &version) != nullptr;
+    const bool hidden = versioned && (version & kVersionHidden) != 0;
+    add_symbol(sym, elf_strptr(elf, shdr.sh_link, sym.st_name), hidden, out);
   }
 }
 
@@ -163,7 +197,8 @@ void finish(const std::vector<Section>& code, ElfSymbols* out) {
   std::stable_sort(symbols.begin(), symbols.end(), [&](const Symbol& a, const Symbol& b) {
     if (a.vaddr != b.vaddr) return a.vaddr < b.vaddr;
     const int order = strcmp(name_of(a), name_of(b));
-    return order != 0 ? order < 0 : a.size > b.size;
+    if (order != 0) return order < 0;
+    return a.local != b.local ? b.local : a.size > b.size;
   });
   symbols.erase(std::unique(symbols.begin(), symbols.end(),
                             [&](const Symbol& a, const Symbol& b) {

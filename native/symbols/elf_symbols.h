@@ -18,7 +18,7 @@ struct Symbol {
   uint64_t size = 0;   // bytes; 0 in the file: distance to the next symbol or the section's end
   uint32_t name = 0;   // offset in ElfSymbols::names
   SymbolKind kind = SymbolKind::kFunction;
-  bool local = false;  // STB_LOCAL
+  bool local = false;  // STB_LOCAL, or an old version that nobody links against any more
 };
 
 struct Segment {

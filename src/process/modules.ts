@@ -26,6 +26,9 @@ export interface Module {
   mappings: Mapping[];
 }
 
+/** Our own code in a process is no module of it. */
+const OWN_MAPPING = '/memfd:bpftime';
+
 const LINE = /^([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) (\S+) (\d+)\s*(.*)$/;
 
 /** Parses the text of a maps file; lines that do not look right are left out. */
@@ -52,6 +55,7 @@ export function groupModules(mappings: readonly Mapping[]): Module[] {
   const modules = new Map<string, Module>();
   for (const mapping of mappings) {
     if (mapping.inode === 0 || !mapping.path.startsWith('/')) continue;
+    if (mapping.path.startsWith(OWN_MAPPING)) continue;
     const deleted = mapping.path.endsWith(' (deleted)');
     const path = deleted ? mapping.path.slice(0, -' (deleted)'.length) : mapping.path;
     const key = `${mapping.dev}:${mapping.inode}:${path}`;

@@ -42,11 +42,16 @@ async function loadTable(path: string, inode: number): Promise<SymbolTable> {
   // Another file of that name tells nothing about what is mapped.
   if (st.ino !== BigInt(inode)) throw new Error(`${path}: not the file that is mapped`);
   const known = tables.get(key);
-  if (known) return known;
+  if (known) {
+    // In order of use.
+    tables.delete(key);
+    tables.set(key, known);
+    return known;
+  }
   const loading = native.symbolsRead(path, DEBUG_ROOT).then((elf) => new SymbolTable(elf));
   tables.set(key, loading);
   loading.catch(() => tables.delete(key));
-  // Modules come and go with deployments; the oldest go first.
+  // Modules come and go with deployments; the longest unused go first.
   if (tables.size > SYMBOL_TABLES_MAX) {
     const oldest = tables.keys().next().value;
     if (oldest !== undefined) tables.delete(oldest);
