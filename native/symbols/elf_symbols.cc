@@ -68,23 +68,9 @@ Elf_Data* versions_of(Elf* elf, Elf_Scn* table) {
   return nullptr;
 }
 
-// The .gnu.version table of a dynamic symbol table, or null.
-Elf_Data* versions_of(Elf* elf, Elf_Scn* table) {
-  Elf_Scn* scn = nullptr;
-  while ((scn = elf_nextscn(elf, scn)) != nullptr) {
-    GElf_Shdr shdr;
-    if (gelf_getshdr(scn, &shdr) != nullptr && shdr.sh_type == SHT_GNU_versym &&
-        shdr.sh_link == elf_ndxscn(table)) {
-      return elf_getdata(scn, nullptr);
-    }
-  }
-  return nullptr;
-}
-
 void read_table(Elf* elf, Elf_Scn* scn, const GElf_Shdr& shdr, ElfSymbols* out) {
   Elf_Data* data = elf_getdata(scn, nullptr);
   if (data == nullptr || shdr.sh_entsize != sizeof(Elf64_Sym)) return;
-  Elf_Data* versions = shdr.sh_type == SHT_DYNSYM ? versions_of(elf, scn) : nullptr;
   const uint64_t count = std::min<uint64_t>(data->d_size / sizeof(Elf64_Sym), kSymbolsMax);
   Elf_Data* versions = shdr.sh_type == SHT_DYNSYM ? versions_of(elf, scn) : nullptr;
   for (uint64_t i = 0; i < count && out->symbols.size() < kSymbolsMax; ++i) {

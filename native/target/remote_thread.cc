@@ -106,6 +106,13 @@ Failure errno_failure(const char* reason) { return fail(errno, reason); }
 }  // namespace
 
 Result<void> seize_and_stop(pid_t tid, int timeout_ms) {
+  const Result<void> asked = seize_and_interrupt(tid);
+  return asked.ok() ? wait_stopped(tid, timeout_ms) : asked;
+}
+
+void forget_interrupted(pid_t tid) { stop_late(tid); }
+
+Result<void> seize_and_interrupt(pid_t tid) {
   const auto& late = late_stops();
   if (std::any_of(late.begin(), late.end(), [tid](const LateStop& l) { return l.tid == tid; })) {
     return fail(ETIMEDOUT, "a thread does not stop: it sleeps uninterruptibly in the kernel");
@@ -122,6 +129,10 @@ Result<void> seize_and_stop(pid_t tid, int timeout_ms) {
     stop_late(tid);
     return fail(ESRCH, "the thread ended");
   }
+  return {};
+}
+
+Result<void> wait_stopped(pid_t tid, int timeout_ms) {
   for (;;) {
     int status = 0;
     const pid_t got = wait_until(tid, &status, timeout_ms);

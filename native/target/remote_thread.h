@@ -26,6 +26,13 @@ constexpr int kRemoteTimeoutMs = 2000;
 /// ETIMEDOUT (does not leave an uninterruptible sleep; it is let go as soon as it does).
 Result<void> seize_and_stop(pid_t tid, int timeout_ms);
 
+/// The two halves of seize_and_stop: threads that are all asked first stop at the same time.
+/// Whoever was asked must be waited for, or given to forget_interrupted.
+Result<void> seize_and_interrupt(pid_t tid);
+Result<void> wait_stopped(pid_t tid, int timeout_ms);
+/// Lets an interrupted thread go as soon as it has stopped.
+void forget_interrupted(pid_t tid);
+
 /// Lets a stopped thread go after applying the EINTR fix-up to `regs` when it was in a call that
 /// would show the interruption. Writes registers only when needed or `dirty`.
 void release_thread(pid_t tid, user_regs_struct regs, bool dirty);

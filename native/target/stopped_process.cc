@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <iterator>
 #include <unordered_set>
 
 #include "proc_maps.h"
@@ -80,24 +81,52 @@ Result<void> StoppedProcess::stop_all() {
   for (int round = 0; round < kRoundsMax; ++round) {
     const std::vector<pid_t> tids = read_threads(pid_);
     if (tids.empty()) return fail(ESRCH, "the process ended");
-    bool found_new = false;
-    for (const pid_t tid : tids) {
-      if (!known.insert(tid).second) continue;
-      found_new = true;
-      const Result<void> stopped = seize_and_stop(tid, kStopTimeoutMs);
-      if (!stopped && stopped.error().errnum == ESRCH) continue;  // ended between list and seize
-      if (!stopped) return stopped;
-      Thread thread;
-      thread.tid = tid;
-      if (ptrace(PTRACE_GETREGS, tid, nullptr, &thread.regs) != 0) continue;
-      threads_.push_back(thread);
-    }
+    std::vector<pid_t> fresh;
+    std::copy_if(tids.begin(), tids.end(), std::back_inserter(fresh),
+                 [&](pid_t tid) { return known.insert(tid).second; });
     // A list without news, read while all known threads stand still, is complete: nobody is left
     // who could have created one more.
-    if (!found_new)
+    if (fresh.empty()) {
       return threads_.empty() ? Result<void>(fail(ESRCH, "the process ended")) : Result<void>();
+    }
+    const Result<void> stopped = stop_these(fresh);
+    if (!stopped) return stopped;
   }
   return fail(ETIMEDOUT, "the process creates threads faster than they can be stopped");
+}
+
+// Asks all of them first, so that they stop side by side. ESRCH is no failure: a thread may end
+// between the list and the stop.
+Result<void> StoppedProcess::stop_these(const std::vector<pid_t>& tids) {
+  std::vector<pid_t> asked;
+  Result<void> failure;
+  for (const pid_t tid : tids) {
+    const Result<void> one = seize_and_interrupt(tid);
+    if (one.ok()) asked.push_back(tid);
+    if (!one && one.error().errnum != ESRCH) {
+      failure = one;
+      break;
+    }
+  }
+  for (const pid_t tid : asked) {
+    if (!failure) {
+      forget_interrupted(tid);
+      continue;
+    }
+    const Result<void> one = wait_stopped(tid, kStopTimeoutMs);
+    if (!one) {
+      if (one.error().errnum != ESRCH) failure = one;
+      continue;
+    }
+    Thread thread;
+    thread.tid = tid;
+    if (ptrace(PTRACE_GETREGS, tid, nullptr, &thread.regs) == 0) {
+      threads_.push_back(thread);
+    } else {
+      forget_interrupted(tid);
+    }
+  }
+  return failure;
 }
 
 StoppedProcess::~StoppedProcess() {

@@ -50,6 +50,7 @@ class StoppedProcess {
  private:
   explicit StoppedProcess(pid_t pid) : pid_(pid) {}
   Result<void> stop_all();
+  Result<void> stop_these(const std::vector<pid_t>& tids);
   [[nodiscard]] std::vector<uint64_t> copy_stack(const Thread& thread, uint64_t sp) const;
 
   pid_t pid_;
