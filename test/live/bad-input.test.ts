@@ -316,9 +316,8 @@ await t.test('a hundred copies at once onto one name', async (t) => {
     const before = codeHash(target.pid);
     const to = lab.proc(target.pid, 'uprobe/work');
     // A file for each: what shells write at the same time into one pipe is mixed up.
-    await lab.sh(
-      `for i in $(seq 100); do (cp ${good(lab)} ${to} 2> $T/err.$i; echo $? > $T/rc.$i) & done; wait`,
-    );
+    const copy = `(cp ${good(lab)} ${to} 2> $T/err.$i; echo $? > $T/rc.$i)`;
+    await lab.sh(`for i in $(seq 100); do ${copy} & done; wait`);
     const results = (kind: string) =>
       Array.from({ length: 100 }, (_, i) =>
         readFileSync(join(lab.scratch, `${kind}.${i + 1}`), 'utf8'),
