@@ -125,7 +125,7 @@ function choose(name: PlaceName, modules: LoadedModule[], pid: Pid): Candidate {
       `${name.text}: ${found.length} candidates: ${list.join(' ')} (write module:symbol)`,
     );
   }
-  const near = modules.flatMap((loaded) => loaded.table.near(wanted)).slice(0, 3);
+  const near = [...new Set(modules.flatMap((loaded) => loaded.table.near(wanted)))].slice(0, 3);
   const hint =
     near.length > 0 ? `did you mean ${near.join(', ')}` : `see symbols/ of process ${pid}`;
   return fail('ENOENT', `${name.text}: no such function in ${whereOf(modules)} (${hint})`);

@@ -120,9 +120,7 @@ const NAMED_BY: readonly { what: RegExp; by: RegExp; bare?: true }[] = [
 ];
 
 /** Kept for what comes next, with the reason. */
-const UNUSED_YET: Readonly<Record<string, string>> = {
-  'native/base/remote_ptr.h': 'addresses of targets become types of their own',
-};
+const UNUSED_YET: Readonly<Record<string, string>> = {};
 
 /** Every other file is named by what uses it. */
 export const referencedFiles: Rule = (files) =>

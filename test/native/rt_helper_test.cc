@@ -60,6 +60,9 @@ static void test_reads(const char* mode) {
   equal(call(112, out, 512, page + 4000), -EFAULT, "512 bytes across the end");
   page[4095] = 0;
   equal(call(114, out, 600, page + 4090), 6, "a string that ends with its page");
+  memset(out, 0x5a, 600);
+  call(114, out, 600, page + 4090);
+  ok(out[6] == 0x5a && out[599] == 0x5a, "what follows the NUL stays as it was");
   ok(strcmp(out, "aaaaa") == 0, "is read");
   equal(call(114, out, 4, page + 4090), 4, "a longer string is truncated");
   ok(strcmp(out, "aaa") == 0, "and terminated");

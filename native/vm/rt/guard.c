@@ -94,21 +94,25 @@ long rt_read_user(void* dst, u64 src, u64 len) {
   return -RT_EFAULT;
 }
 
+/* What follows the NUL in `dst` stays as it was, as in the kernel: programs use buffers that they
+ * zeroed as keys of maps. */
 static long read_str(void* dst, u64 src, u64 size) {
-  char* out = dst;
+  u8* out = dst;
+  u8 piece[256];
   /* Bytes per step: a system call is dear, a plain load should not run ahead of the NUL. Steps end
    * at aligned addresses, so none touches a page that the string does not reach. */
-  u64 step = rt_env.guard_mode == 1 ? 64 : 256;
+  u64 step = rt_env.guard_mode == 1 ? 64 : sizeof(piece);
   u64 done = 0;
   while (done < size) {
     u64 chunk = step - ((src + done) & (step - 1));
     if (chunk > size - done) chunk = size - done;
-    if (!is_user_range(src + done, chunk) || copy_in(out + done, src + done, chunk) != chunk) {
+    if (!is_user_range(src + done, chunk) || copy_in(piece, src + done, chunk) != chunk) {
       rt_memset(dst, 0, size);
       return -RT_EFAULT;
     }
     for (u64 i = 0; i < chunk; i++) {
-      if (out[done + i] == 0) return (long)(done + i + 1);
+      out[done + i] = piece[i];
+      if (piece[i] == 0) return (long)(done + i + 1);
     }
     done += chunk;
   }
