@@ -532,6 +532,7 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
   auto stopped = StoppedProcess::stop(pid_);
   if (!stopped) return stopped.error();
   StoppedProcess& process = *stopped.value();
+  process.know_regions(regions_);
   // Look at every byte before the first is changed.
   for (Change& change : *changes) {
     const Site& site = *change.site;

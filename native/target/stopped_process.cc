@@ -135,14 +135,19 @@ StoppedProcess::~StoppedProcess() {
 
 // The stack of one thread from `sp` to the end of its mapping, as far as it can be read.
 std::vector<uint64_t> StoppedProcess::copy_stack(const Thread& thread, uint64_t sp) const {
-  if (regions_.empty()) {
+  const auto stack_end = [&] {
+    for (const Region& region : regions_) {
+      if (region.start <= thread.regs.rsp && thread.regs.rsp < region.end) return region.end;
+    }
+    return uint64_t{0};
+  };
+  uint64_t end = stack_end();
+  if (end == 0) {
+    // Not told, or this stack is younger than what we were told.
     Result<std::vector<Region>> regions = read_regions(thread.tid);
     if (!regions) return {};
     regions_ = std::move(regions.value());
-  }
-  uint64_t end = 0;
-  for (const Region& region : regions_) {
-    if (region.start <= thread.regs.rsp && thread.regs.rsp < region.end) end = region.end;
+    end = stack_end();
   }
   end = std::min(end, sp + kStackScanBytesMax);
   std::vector<uint64_t> stack(end > sp ? (end - sp) / 8 : 0);

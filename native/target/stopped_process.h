@@ -34,6 +34,9 @@ class StoppedProcess {
 
   std::vector<Thread>& threads() { return threads_; }
 
+  /// Mappings as read shortly before the stop: saves reading them while everybody waits.
+  void know_regions(std::vector<Region> regions) { regions_ = std::move(regions); }
+
   /// True when a thread executes inside one of the ranges, or will once a signal handler that
   /// interrupted it there returns, or once the vDSO does. Return addresses of hijacked functions
   /// are not looked for here: the shadow stacks know them exactly.
@@ -56,7 +59,7 @@ class StoppedProcess {
   pid_t pid_;
   uint64_t started_ns_ = 0;
   std::vector<Thread> threads_;
-  mutable std::vector<Region> regions_;  // read at the first look at a stack
+  mutable std::vector<Region> regions_;  // told, or read at the first look at a stack
 };
 
 }  // namespace bpftime::target
