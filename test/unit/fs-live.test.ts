@@ -56,19 +56,20 @@ await t.test('reads are answered while JavaScript is blocked', async (t) => {
     await sleep(300);
     const script = `
       import os, sys, time
-      worst = 0
+      took = []
       m = os.environ['M']
       for i in range(300):
         for what in (lambda: os.stat(m + '/status'), lambda: open(m + '/status').read(),
                      lambda: os.listdir(m), lambda: os.listdir(m + '/procs'),
                      lambda: open(m + '/growing').read(), lambda: os.listdir(m + '/payload')):
-          at = time.perf_counter(); what(); worst = max(worst, time.perf_counter() - at)
-      print(int(worst * 1e6))`;
+          at = time.perf_counter(); what(); took.append(time.perf_counter() - at)
+      took.sort()
+      print(*(int(took[i] * 1e6) for i in (900, 1781, 1799)))`;
     writeFileSync(`${mount.scratch}/probe.py`, script.replace(/^ {6}/gm, ''));
     const probe = await run(mount, 'python3 $T/probe.py');
     t.ok(alive(blocker.child), 'JavaScript was blocked all the time');
-    const worstUs = Number(probe.text);
-    t.comment(`worst of 1800 operations: ${worstUs} us`);
+    const [medianUs, p99Us, worstUs = 0] = probe.text.trim().split(' ').map(Number);
+    t.comment(`of 1800 operations: median ${medianUs}, 99 % ${p99Us}, worst ${worstUs} us`);
     // Far below the block, whatever else the machine is doing; docs/benchmarks.md has the figures.
     t.ok(worstUs > 0 && worstUs < 1_000_000, 'no operation waited for JavaScript');
     t.equal((await blocker.done).code, 0);
