@@ -408,9 +408,15 @@ async function loadObject(request: AttachRequest): Promise<BpfObjectInfo> {
     const { log } = error as NativeError;
     const refusal = refusalOf(error, request.name);
     if (!refusal) throw error;
-    const detail = log ? `: ${reasonIn(log)}` : '';
+    const detail = log ? `: ${reasonIn(log)}` : hintFor(refusal);
     throw new FsError(refusal.errno, refusal.reason + detail, { cause: error });
   }
+}
+
+/** What to do about bytes that are no object of ours, where the sentence does not say it. */
+function hintFor({ errno, reason }: FsError): string {
+  const isSaid = errno !== 'ENOEXEC' || reason.includes('clang');
+  return isSaid ? '' : ' (compile with clang -g -O2 -target bpf -c)';
 }
 
 /** What a person needs of libbpf's log: the last word on the program, else libbpf's first. */

@@ -5,7 +5,6 @@ import { errnoMeaning, errnoNumber, FsError, fail, refusalOf } from '../../src/e
 import { jsonLine, keyedLines, oneLine, table } from '../../src/fs/format.js';
 import { caretLines, runVerb, splitLines, splitWords, type VerbTable } from '../../src/fs/line.js';
 import type { Row } from '../../src/fs/node.js';
-import { expectBpfObject } from '../../src/fs/payload.js';
 import { buildTree, filesText, modeOf, paramsOf } from '../../src/fs/tree.js';
 import { judge, linesMatch, parseTranscript } from '../helpers/transcript.js';
 
@@ -72,49 +71,6 @@ t.test('formats', async (t) => {
   t.equal(
     jsonLine({ a: 18446744073709551615n, b: 'x\n' }),
     '{"a":18446744073709551615,"b":"x\\n"}\n',
-  );
-});
-
-t.test('payload headers', async (t) => {
-  const header = (change: (elf: Buffer) => void) => {
-    const elf = Buffer.alloc(64);
-    elf.write('\x7fELF\x02\x01\x01', 'latin1');
-    elf.writeUInt16LE(1, 16);
-    elf.writeUInt16LE(247, 18);
-    elf.writeUInt16LE(64, 58);
-    change(elf);
-    return refused(() => expectBpfObject('x', elf));
-  };
-  t.equal(
-    header(() => {}),
-    'accepted',
-  );
-  t.match(
-    refused(() => expectBpfObject('x', Buffer.from('hello'))),
-    /ENOEXEC x: not an ELF file, 5 bytes/,
-  );
-  t.match(
-    header((elf) => elf.writeUInt16LE(62, 18)),
-    /x86-64 object/,
-  );
-  t.match(
-    header((elf) => elf.writeUInt8(1, 4)),
-    /32-bit/,
-  );
-  t.match(
-    header((elf) => elf.writeUInt16LE(3, 16)),
-    /e_type 3/,
-  );
-  t.match(
-    header((elf) => elf.writeUInt16LE(9, 60)),
-    /truncated, 64 of at least 576/,
-  );
-  t.match(
-    header((elf) => {
-      elf.writeUInt8(2, 5);
-      elf.writeUInt16BE(247, 18);
-    }),
-    /big-endian/,
   );
 });
 
