@@ -48,6 +48,28 @@ struct Session::MapWant {
   }
 };
 
+struct Session::Change {
+  SiteRequest request;
+  Site* site = nullptr;         // the site that exists or will
+  std::unique_ptr<Site> fresh;  // owner while it does not yet
+  std::vector<Hook> hooks;      // wanted
+  std::vector<Hook> dropped;    // present before, not wanted
+  uint64_t body = 0;
+  uint32_t body_bytes = 0;
+  bool removes = false;
+  bool vanished = false;  // the code went away with its module: only our memory of it is left
+};
+
+constexpr uint32_t kStatsCpuShift = 16;
+static_assert(HOOKS_PER_ARENA * sizeof(hook_stats) == 1u << kStatsCpuShift,
+              "one CPU's hook_stats fill one block");
+
+/// The mapping that contains an address, or null.
+const Region* region_at(const std::vector<Region>& regions, uint64_t addr);
+
+/// A jump of 5 bytes, then bytes that are never executed: every way in leads through the jump.
+std::vector<uint8_t> jump_bytes(uint64_t from, uint64_t to, uint32_t window);
+
 /// Highest CPU number the kernel may ever show, plus one.
 uint32_t possible_cpus();
 

@@ -18,7 +18,7 @@ const HEADER_LINES_MAX = 20; // aim for 15
 
 /** Functions that are longer than they should be, and may only become shorter, by file. */
 const LONG_FUNCTIONS: Readonly<Record<string, number>> = {
-  'native/target/session_apply.cc': 85,
+  'native/target/session_sites.cc': 85,
   'native/vm/interp.cc': 160, // one case an opcode
 };
 
@@ -43,7 +43,6 @@ const LENGTHS: readonly (readonly [RegExp, number])[] = [
 
 /** Files that are longer than they should be, and may only become shorter. */
 const LONG_FILES: Readonly<Record<string, number>> = {
-  'native/target/session_apply.cc': 720,
   'src/attach/engine.ts': 450,
 };
 
