@@ -184,20 +184,28 @@ export interface HookWish {
   cookie: bigint;
 }
 
+/** How returns are caught: where the `ret`s stand, or by a replaced return address. */
+export type ExitForm = 'ret' | 'balanced';
+
 /** The wanted state of one site; no hooks: it goes away. */
 export interface SiteWish {
   addr: bigint;
   functionAddr: bigint;
   /** Bytes. */
   functionSize: number;
+  /** With hooks on return. */
+  exitForm?: ExitForm;
   hooks: HookWish[];
 }
 
-/** One patched place, for people to look at. */
-export interface SiteInfo {
+/** One diverted place, a site's entry or one of its exits, for people to look at. */
+export interface PatchInfo {
   /** What was asked for. */
   addr: bigint;
-  /** Where the jump is: behind a leading endbr64. */
+  isExit: boolean;
+  /** The jump is there now; not while all hooks are disabled. */
+  on: boolean;
+  /** Where the jump is: behind a leading endbr64, or in front of a `ret`. */
   site: bigint;
   copy: bigint;
   body: bigint;
@@ -237,6 +245,11 @@ export interface NativeTarget {
     sites: SiteWish[],
   ): Promise<{ pauseNs: number; threadCount: number }>;
   /**
+   * Can the returns of a function be caught where its `ret`s stand? Resolves with their number,
+   * rejects with EOPNOTSUPP and the reason.
+   */
+  targetCheckExits(session: number, functionAddr: bigint, functionSize: number): Promise<number>;
+  /**
    * Takes SIGSEGV and SIGBUS over so that programs read memory by guarded loads. All sites of
    * rt_sigaction must be diverted. Rejects with EBUSY when a thread is at one: ask again.
    */
@@ -250,7 +263,7 @@ export interface NativeTarget {
   /** Rejects with ESRCH or ESTALE when the process is no longer the one that was entered. */
   targetCheck(session: number): Promise<void>;
   targetCounters(session: number): Promise<HookCounters[]>;
-  targetSites(session: number): Promise<SiteInfo[]>;
+  targetPatches(session: number): Promise<PatchInfo[]>;
   /** TSC ticks per nanosecond, measured since the addon was loaded. */
   targetTicksPerNs(): number;
   /** @throws EFAULT, ESRCH, EPERM */

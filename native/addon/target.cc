@@ -20,8 +20,8 @@ using target::ApplyReport;
 using target::HookCounters;
 using target::HookKind;
 using target::HookRequest;
+using target::PatchInfo;
 using target::Session;
-using target::SiteInfo;
 using target::SiteRequest;
 using target::TracerThread;
 
@@ -118,6 +118,11 @@ SiteRequest site_request(const Napi::Object& object) {
   site.addr = get_u64(object, "addr");
   site.function = get_u64(object, "functionAddr");
   site.function_size = get_u32(object, "functionSize");
+  const Napi::Value form = get(object, "exitForm");
+  if (form.IsString()) {
+    site.exit_form = form.As<Napi::String>().Utf8Value() == "ret" ? target::ExitForm::kRet
+                                                                  : target::ExitForm::kBalanced;
+  }
   const Napi::Value hooks = get(object, "hooks");
   if (!hooks.IsArray()) return site;
   const auto list = hooks.As<Napi::Array>();
@@ -154,6 +159,22 @@ Napi::Value target_apply(const Napi::CallbackInfo& info) {
       out.Set("pauseNs", Napi::Number::New(env, static_cast<double>(done.pause_ns)));
       out.Set("threadCount", Napi::Number::New(env, done.thread_count));
       return out;
+    };
+  });
+}
+
+Napi::Value target_check_exits(const Napi::CallbackInfo& info) {
+  const uint32_t id = info[0].As<Napi::Number>().Uint32Value();
+  bool lossless = false;
+  const uint64_t addr = info[1].As<Napi::BigInt>().Uint64Value(&lossless);
+  const uint32_t size = info[2].As<Napi::Number>().Uint32Value();
+  return run(info.Env(), [id, addr, size](Answer* answer) {
+    Session* session = session_of(id, answer);
+    if (session == nullptr) return;
+    const Result<uint32_t> exits = session->check_exits(addr, size);
+    if (!settle(exits, answer)) return;
+    answer->value = [count = exits.value()](Napi::Env env) {
+      return Napi::Number::New(env, count);
     };
   });
 }
@@ -218,7 +239,7 @@ Napi::Value target_counters(const Napi::CallbackInfo& info) {
   });
 }
 
-Napi::Object site_object(Napi::Env env, const SiteInfo& site) {
+Napi::Object patch_object(Napi::Env env, const PatchInfo& site) {
   const auto buffer = [env](const std::vector<uint8_t>& bytes) {
     return Napi::Buffer<uint8_t>::Copy(env, bytes.data(), bytes.size());
   };
@@ -232,17 +253,19 @@ Napi::Object site_object(Napi::Env env, const SiteInfo& site) {
   out.Set("newBytes", buffer(site.new_bytes));
   out.Set("copyBytes", buffer(site.copy_bytes));
   out.Set("form", Napi::String::New(env, site.form));
+  out.Set("isExit", Napi::Boolean::New(env, site.is_exit));
+  out.Set("on", Napi::Boolean::New(env, site.on));
   return out;
 }
 
-Napi::Value target_sites(const Napi::CallbackInfo& info) {
+Napi::Value target_patches(const Napi::CallbackInfo& info) {
   const uint32_t id = info[0].As<Napi::Number>().Uint32Value();
   return run(info.Env(), [id](Answer* answer) {
     Session* session = session_of(id, answer);
     if (session == nullptr) return;
-    answer->value = [sites = session->site_infos()](Napi::Env env) {
-      Napi::Array out = Napi::Array::New(env, sites.size());
-      for (uint32_t i = 0; i < sites.size(); ++i) out.Set(i, site_object(env, sites[i]));
+    answer->value = [patches = session->patch_infos()](Napi::Env env) {
+      Napi::Array out = Napi::Array::New(env, patches.size());
+      for (uint32_t i = 0; i < patches.size(); ++i) out.Set(i, patch_object(env, patches[i]));
       return out;
     };
   });
@@ -295,11 +318,12 @@ void init_target(Napi::Env env, Napi::Object exports) {
   exports.Set("targetApply", Napi::Function::New<target_apply>(env));
   exports.Set("targetArmGuard", Napi::Function::New<target_arm_guard>(env));
   exports.Set("targetDisarmGuard", Napi::Function::New<target_disarm_guard>(env));
+  exports.Set("targetCheckExits", Napi::Function::New<target_check_exits>(env));
   exports.Set("targetLeave", Napi::Function::New<target_leave>(env));
   exports.Set("targetForget", Napi::Function::New<target_forget>(env));
   exports.Set("targetCheck", Napi::Function::New<target_check>(env));
   exports.Set("targetCounters", Napi::Function::New<target_counters>(env));
-  exports.Set("targetSites", Napi::Function::New<target_sites>(env));
+  exports.Set("targetPatches", Napi::Function::New<target_patches>(env));
   exports.Set("targetReadMemory", Napi::Function::New<target_read>(env));
 }
 

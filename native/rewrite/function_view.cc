@@ -79,6 +79,8 @@ Insn classify(const Decoded& d, uint64_t func_addr, uint32_t off) {
   switch (d.insn.meta.category) {
     case ZYDIS_CATEGORY_RET:
       insn.is_ret = true;
+      insn.is_far_ret = d.insn.mnemonic != ZYDIS_MNEMONIC_RET ||
+                        d.insn.meta.branch_type != ZYDIS_BRANCH_TYPE_NEAR;
       insn.ends_flow = true;
       break;
     case ZYDIS_CATEGORY_CALL:
@@ -105,6 +107,7 @@ Insn classify(const Decoded& d, uint64_t func_addr, uint32_t off) {
     insn.ends_flow = true;
   }
   insn.is_trap = d.insn.mnemonic == ZYDIS_MNEMONIC_INT3;
+  insn.is_padding = insn.is_trap || d.insn.mnemonic == ZYDIS_MNEMONIC_NOP;
   return insn;
 }
 
@@ -185,31 +188,6 @@ Result<FunctionView> decode_function(uint64_t addr, uint32_t size, std::span<con
   resolve_tables(hints, read, &view);
   std::sort(view.branch_targets.begin(), view.branch_targets.end());
   return view;
-}
-
-bool branch_enters_window(std::span<const uint8_t> text, uint64_t text_addr, uint64_t site,
-                          uint32_t len, uint64_t skip_begin, uint64_t skip_end) {
-  const uint8_t* bytes = text.data();
-  const size_t size = text.size();
-  for (size_t i = 0; i + 5 <= size; ++i) {
-    const uint8_t op = bytes[i];
-    size_t rel_at = 0;
-    if (op == 0xe8 || op == 0xe9) {
-      rel_at = i + 1;
-    } else if (op == 0x0f && (bytes[i + 1] & 0xf0) == 0x80 && i + 6 <= size) {
-      rel_at = i + 2;
-    } else {
-      continue;
-    }
-    int32_t rel = 0;
-    memcpy(&rel, bytes + rel_at, sizeof rel);
-    const uint64_t target = text_addr + rel_at + 4 + static_cast<uint64_t>(int64_t{rel});
-    if (target <= site || target >= site + len) continue;
-    const uint64_t from = text_addr + i;
-    if (from >= skip_begin && from < skip_end) continue;
-    return true;
-  }
-  return false;
 }
 
 }  // namespace bpftime::rewrite

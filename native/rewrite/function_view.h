@@ -26,6 +26,8 @@ struct Insn {
   bool ends_flow = false;  // ret, jmp, ud2, hlt: the next byte is not reached from here
   bool is_indirect_jump = false;
   bool is_trap = false;        // int3: a breakpoint of somebody, or padding
+  bool is_padding = false;     // nop of any length, int3
+  bool is_far_ret = false;     // iret, retf
   uint64_t branch_target = 0;  // absolute, for direct branches and calls; else 0
 };
 
@@ -47,12 +49,5 @@ struct FunctionView {
 /// `read` serves jump tables. Fails with EINVAL when the first instruction cannot be decoded.
 Result<FunctionView> decode_function(uint64_t addr, uint32_t size, std::span<const uint8_t> bytes,
                                      const MemoryReader& read);
-
-/// True when some rel32 branch anywhere in `text` (mapped at `text_addr`) lands strictly inside
-/// (site, site + len). Looks at every byte offset, so it also sees code that symbols do not name;
-/// a false alarm needs a random 32-bit match. Branches inside [skip_begin, skip_end) are ignored:
-/// the function itself has been decoded properly.
-bool branch_enters_window(std::span<const uint8_t> text, uint64_t text_addr, uint64_t site,
-                          uint32_t len, uint64_t skip_begin, uint64_t skip_end);
 
 }  // namespace bpftime::rewrite

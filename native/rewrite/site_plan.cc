@@ -7,38 +7,13 @@
 #include <cstring>
 
 #include "emit.h"
+#include "padding.h"
 
 namespace bpftime::rewrite {
 
 namespace {
 
 constexpr uint8_t kEndbr64[4] = {0xf3, 0x0f, 0x1e, 0xfa};
-
-// Bytes behind the function that nothing executes: alignment padding of nops or int3.
-uint32_t padding_after(const FunctionView& function) {
-  uint32_t off = function.size;
-  const auto& bytes = function.bytes;
-  ZydisDecoder decoder;
-  ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-  while (off < bytes.size()) {
-    if (bytes[off] == 0xcc) {
-      ++off;
-      continue;
-    }
-    ZydisDecodedInstruction insn;
-    if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, nullptr, bytes.data() + off,
-                                                    bytes.size() - off, &insn)) ||
-        insn.mnemonic != ZYDIS_MNEMONIC_NOP) {
-      break;
-    }
-    off += insn.length;
-  }
-  // Padding ends at the next 16-byte boundary at the latest: what follows may be a function.
-  const uint64_t end = function.addr + function.size;
-  const uint64_t boundary = (end + 15) & ~uint64_t{15};
-  const uint32_t limit = static_cast<uint32_t>(boundary - function.addr);
-  return std::min(off, limit) - function.size;
-}
 
 // Grows the window instruction by instruction until a jump fits.
 Result<SitePlan> grow_window(const FunctionView& function, SitePlan plan) {
@@ -49,7 +24,7 @@ Result<SitePlan> grow_window(const FunctionView& function, SitePlan plan) {
     const Insn* insn = function.at(off);
     if (insn == nullptr) {
       if (off >= function.size && ended) {
-        if (off - begin + padding_after(function) >= kJumpBytes) break;
+        if (off - begin + padding_behind(function) >= kJumpBytes) break;
         return fail(EOPNOTSUPP, "the function is shorter than a jump and no padding follows it");
       }
       if (off < function.size && ended) {
@@ -245,6 +220,22 @@ Result<SitePlan> plan_site(const FunctionView& function, uint64_t addr) {
   return grown;
 }
 
+FunctionView window_view(const FunctionView& function, const SitePlan& plan) {
+  FunctionView view;
+  const uint32_t begin = static_cast<uint32_t>(plan.site - function.addr);
+  const size_t end = std::min<size_t>(begin + plan.window, function.bytes.size());
+  view.addr = plan.site;
+  view.bytes.assign(function.bytes.begin() + begin,
+                    function.bytes.begin() + static_cast<int64_t>(end));
+  view.size = plan.window;
+  view.decoded_end = plan.window;
+  for (uint32_t i = 0; i < plan.count; ++i) {
+    view.insns.push_back(function.insns[plan.first + i]);
+    view.insns.back().off -= begin;
+  }
+  return view;
+}
+
 Result<RelocatedCode> relocate(const FunctionView& function, const SitePlan& plan, uint64_t dest) {
   RelocatedCode out;
   CodeBuffer code(dest);
@@ -255,6 +246,7 @@ Result<RelocatedCode> relocate(const FunctionView& function, const SitePlan& pla
     const Result<void> emitted = emit_one(function, plan, insn, dest, out.map, &code);
     if (!emitted) return emitted.error();
   }
+  if (plan.count == 0) return out;
   // A thread in a system call at the window's end: its restart must find the copied instruction.
   const Insn& last = function.insns[plan.first + plan.count - 1];
   const uint8_t* last_bytes = function.bytes.data() + last.off;

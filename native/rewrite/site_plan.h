@@ -42,6 +42,10 @@ struct SitePlan {
 /// EOPNOTSUPP (no room for a jump: reason says why).
 Result<SitePlan> plan_site(const FunctionView& function, uint64_t addr);
 
+/// The window's instructions alone, as a function of their own that begins at the site: with it
+/// and the plan (whose `first` is 0 then) the rest of the function need not be remembered.
+FunctionView window_view(const FunctionView& function, const SitePlan& plan);
+
 /// Rewrites the window's instructions so that they do the same at `dest`.
 /// Fails with EOPNOTSUPP when an operand or target is further than 2 GiB from `dest`, or an
 /// instruction has no equivalent elsewhere.

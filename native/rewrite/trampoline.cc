@@ -16,8 +16,7 @@ constexpr uint32_t kAllWords = (1u << 21) - 1;
 
 // Hardware register numbers in the order of struct pt_regs' first fifteen words.
 constexpr uint8_t kWordReg[15] = {15, 14, 13, 12, 5, 3, 11, 10, 9, 8, 0, 1, 2, 6, 7};
-// Words of the nine registers that a call may clobber: r11 r10 r9 r8 ax cx dx si di.
-constexpr uint32_t kClobbered = 0x7fc0;
+constexpr uint32_t kWordAx = 10, kWordCx = 11, kWordDx = 12, kWordDi = 14;
 constexpr uint32_t kWordOrigAx = 15, kWordIp = 16, kWordCs = 17, kWordFlags = 18, kWordSp = 19,
                    kWordSs = 20;
 
@@ -35,25 +34,30 @@ class Builder {
     leave_inside(filter.behind);
     code_.bind(to_kernel, code_.here());
     leave_inside(filter.copy);
-    Trampoline out;
-    if (!code_.ok()) return fail(EOPNOTSUPP, "the trampoline is out of reach of its parts");
-    out.code = std::move(code_.bytes());
-    return out;
+    return finish();
+  }
+
+  Result<Trampoline> build_exit(const ExitSpec& exit) {
+    exit_half(exit);
+    return finish();
   }
 
   Result<Trampoline> build() {
-    Trampoline out;
     entry_half();
-    if (!spec_.on_return.empty()) {
-      out.return_point = return_half();
-    }
-    for (const Sample& sample : samples_) emit_sample(sample);
-    if (!code_.ok()) return fail(EOPNOTSUPP, "the trampoline is out of reach of its parts");
-    out.code = std::move(code_.bytes());
-    return out;
+    if (!spec_.on_return.empty()) return_half();
+    return finish();
   }
 
  private:
+  Result<Trampoline> finish() {
+    for (const Sample& sample : samples_) emit_sample(sample);
+    if (!code_.ok()) return fail(EOPNOTSUPP, "the trampoline is out of reach of its parts");
+    Trampoline out;
+    out.code = std::move(code_.bytes());
+    out.return_point = return_point_;
+    return out;
+  }
+
   // An out-of-line timed call of one program.
   struct Sample {
     uint32_t jump_at;  // rel32 to bind
@@ -99,6 +103,15 @@ class Builder {
     }
     return words & kAllWords;
   }
+  // Registers that change while these programs run, with what the code around them uses.
+  static uint32_t clobbered_by(const std::vector<HookCall>& hooks) {
+    uint32_t words = 1u << kWordAx | 1u << kWordDi;
+    for (const HookCall& hook : hooks) {
+      words |= hook.clobbers & kCallClobbers;
+      if (hook.counted) words |= 1u << kWordCx | 1u << kWordDx;
+    }
+    return words;
+  }
   static bool any_escapes(const std::vector<HookCall>& hooks) {
     for (const HookCall& hook : hooks) {
       if (hook.escapes_ctx) return true;
@@ -109,7 +122,7 @@ class Builder {
   // Registers into the frame at [rsp]. `sp_delta`: distance from rsp to the sp that programs see.
   void save_regs(uint32_t words, uint32_t sp_delta) {
     for (uint32_t word = 0; word < 15; ++word) {
-      if (((words | kClobbered) >> word & 1) != 0) store(kWordReg[word], word * 8);
+      if (((words | saved_) >> word & 1) != 0) store(kWordReg[word], word * 8);
     }
     if ((words >> kWordSp & 1) != 0) {
       code_.put({0x48, 0x8d, 0x84, 0x24});  // lea rax, [rsp + sp_delta]
@@ -130,7 +143,7 @@ class Builder {
   }
   void restore_regs() {
     for (uint32_t word = 0; word < 15; ++word) {
-      if ((kClobbered >> word & 1) != 0) load(kWordReg[word], word * 8);
+      if ((saved_ >> word & 1) != 0) load(kWordReg[word], word * 8);
     }
   }
   void save_ip_and_func(uint32_t words, bool escapes) {
@@ -139,6 +152,12 @@ class Builder {
       store(0, kWordIp * 8);
       store(0, offsetof(probe_frame, func_ip));
     }
+  }
+
+  void save_func(bool escapes) {
+    if (!escapes) return;
+    mov_rax_imm(spec_.func_ip);
+    store(0, offsetof(probe_frame, func_ip));
   }
 
   void call_program(const HookCall& hook) {
@@ -206,6 +225,8 @@ class Builder {
   void entry_half() {
     const bool mid = !spec_.at_entry;
     const uint32_t words = words_read(spec_.on_entry);
+    // Keeping a return address aside is a call into the agent.
+    saved_ = spec_.on_return.empty() ? clobbered_by(spec_.on_entry) : kCallClobbers;
     if (mid) {
       enter_inside();
     } else {
@@ -257,7 +278,33 @@ class Builder {
     code_.bind(not_followed, code_.here());
   }
 
-  uint32_t return_half() {
+  // At a `ret`: what stood before it, the programs, the `ret`. [rsp] is the return address. Flags
+  // are kept because hand-written code returns results in them: lahf and seto cost nothing
+  // measurable, where popfq costs 2 ns.
+  void exit_half(const ExitSpec& exit) {
+    const uint32_t words = words_read(spec_.on_return);
+    saved_ = clobbered_by(spec_.on_return);
+    code_.put_bytes(exit.prefix.data(), exit.prefix.size());
+    move_rsp(-static_cast<int32_t>(kFrame + 8));
+    save_regs(words, kFrame + 16);
+    code_.put({0x9f, 0x0f, 0x90, 0xc0});  // lahf; seto al
+    store(0, kFrame);
+    if ((words >> kWordIp & 1) != 0) {
+      load(0, kFrame + 8);
+      store(0, kWordIp * 8);
+    }
+    if ((words >> kWordFlags & 1) != 0) store_imm32(kWordFlags * 8, 0x202);
+    save_func(any_escapes(spec_.on_return));
+    for (const HookCall& hook : spec_.on_return) call_program(hook);
+    load(0, kFrame);
+    code_.put({0x04, 0x7f, 0x9e});  // add al, 127: overflows as seto said; sahf
+    restore_regs();
+    move_rsp(static_cast<int32_t>(kFrame + 8));
+    code_.put_bytes(exit.ret.data(), exit.ret.size());
+  }
+
+  void return_half() {
+    saved_ = kCallClobbers;
     const uint32_t words = words_read(spec_.on_return);
     code_.bind(to_return_half_, code_.here());
     move_rsp(-static_cast<int32_t>(kFrame + 8));
@@ -268,23 +315,19 @@ class Builder {
     code_.put_u32(spec_.site_id);
     call_slot(spec_.pop_return_slot);
     store(0, kFrame);
-    const bool escapes = any_escapes(spec_.on_return);
     if ((words >> kWordIp & 1) != 0) store(0, kWordIp * 8);
     if ((words >> kWordFlags & 1) != 0) store_imm32(kWordFlags * 8, 0x202);
-    if (escapes) {
-      mov_rax_imm(spec_.func_ip);
-      store(0, offsetof(probe_frame, func_ip));
-    }
+    save_func(any_escapes(spec_.on_return));
     for (const HookCall& hook : spec_.on_return) call_program(hook);
     restore_regs();
     move_rsp(static_cast<int32_t>(kFrame));
     code_.put({0xc3});
-    return return_point_;
   }
 
   TrampolineSpec spec_;
   CodeBuffer code_;
   std::vector<Sample> samples_;
+  uint32_t saved_ = kCallClobbers;  // words of the registers that are put back afterwards
   uint32_t return_point_ = 0;
   uint32_t to_return_half_ = 0;
 };
@@ -292,6 +335,10 @@ class Builder {
 }  // namespace
 
 Result<Trampoline> build_trampoline(const TrampolineSpec& spec) { return Builder(spec).build(); }
+
+Result<Trampoline> build_exit(const TrampolineSpec& spec, const ExitSpec& exit) {
+  return Builder(spec).build_exit(exit);
+}
 
 Result<Trampoline> build_filter(const FilterSpec& spec) {
   TrampolineSpec place;

@@ -7,7 +7,8 @@
 // The body saves what a call may clobber (nine general registers) and of struct pt_regs only the
 // words that some program reads; vector and x87 state is never touched because nothing that runs
 // there uses it. At a function's entry flags are dead; elsewhere the red zone is stepped over and
-// flags are kept. Returns are caught by the balanced hijack, see docs/adr/0003-return-probe.md.
+// flags are kept. Returns are caught where the function's `ret`s stand (exit_plan.h), else by the
+// balanced hijack; see docs/adr/0003-return-probe.md.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +19,8 @@
 namespace bpftime::rewrite {
 
 constexpr uint32_t kHeadBytes = 8;
+/// Words of struct pt_regs (bit i: word i) that hold the nine registers a call may clobber.
+constexpr uint32_t kCallClobbers = 0x7fc0;
 
 /// One program at one site. Addresses are the target's.
 struct HookCall {
@@ -27,6 +30,7 @@ struct HookCall {
   uint64_t hook_id = 0;
   uint32_t ctx_read_mask = 0;  // words of pt_regs the program reads
   bool escapes_ctx = true;     // reads more than the mask says: fill everything
+  uint32_t clobbers = kCallClobbers;  // words of the registers that the program changes
   bool counted = true;         // false for the agent's own hooks
 };
 
@@ -39,9 +43,15 @@ struct TrampolineSpec {
   bool has_rdpid = true;  // else the CPU number comes from the limit of a GDT segment
   uint32_t stats_cpu_shift = 0;  // log2 of the bytes between two CPUs' hook_stats
   std::vector<HookCall> on_entry;
-  std::vector<HookCall> on_return;  // only when at_entry
+  std::vector<HookCall> on_return;  // only when at_entry, or at an exit
   uint64_t push_return_slot = 0;    // agent_push_return
   uint64_t pop_return_slot = 0;     // agent_pop_return
+};
+
+/// The place of a function's `ret`: what stands before it is executed first.
+struct ExitSpec {
+  std::vector<uint8_t> prefix;  // relocated for TrampolineSpec::body
+  std::vector<uint8_t> ret;     // the instruction itself
 };
 
 struct Trampoline {
@@ -51,6 +61,10 @@ struct Trampoline {
 
 /// Fails with EOPNOTSUPP when something is out of reach of a rel32.
 Result<Trampoline> build_trampoline(const TrampolineSpec& spec);
+
+/// The body of an exit: the prefix, the programs of `spec.on_return`, the `ret`. Everything but
+/// what a return leaves undefined is kept: all registers and the flags.
+Result<Trampoline> build_exit(const TrampolineSpec& spec, const ExitSpec& exit);
 
 /// A site in front of a `syscall` instruction whose call the agent may answer itself: the function
 /// in `filter_slot` gets the frame and returns 1 (result in frame.ax, go on behind the call) or 0.

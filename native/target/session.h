@@ -21,7 +21,9 @@
 #include "../base/result.h"
 #include "../base/scoped_fd.h"
 #include "../bpf/registry.h"
-#include "../rewrite/site_plan.h"
+#include "../rewrite/branch_index.h"
+#include "../rewrite/exit_plan.h"
+#include "../rewrite/trampoline.h"
 #include "proc_maps.h"
 
 namespace bpftime::target {
@@ -41,11 +43,15 @@ struct HookRequest {
   uint64_t cookie = 0;
 };
 
+/// How returns are caught: where the function's `ret`s stand, or by a replaced return address.
+enum class ExitForm : uint8_t { kNone, kRet, kBalanced };
+
 /// The wanted state of one site: no hooks = the site goes away.
 struct SiteRequest {
   uint64_t addr = 0;      // where the user wants the probe
   uint64_t function = 0;  // start of the function around it
   uint32_t function_size = 0;
+  ExitForm exit_form = ExitForm::kNone;  // for hooks on return
   std::vector<HookRequest> hooks;
 };
 
@@ -62,9 +68,13 @@ struct HookCounters {
   uint64_t sampled_ticks = 0;
 };
 
-struct SiteInfo {
-  uint64_t addr = 0, site = 0, head = 0, copy = 0, body = 0;
+/// One diverted place in the text: a site's entry, or one of its exits.
+struct PatchInfo {
+  uint64_t addr = 0;  // of the site that it belongs to
+  uint64_t site = 0, head = 0, copy = 0, body = 0;
   uint32_t body_bytes = 0;
+  bool is_exit = false;
+  bool on = false;  // the text has our bytes now
   std::vector<uint8_t> old_bytes, new_bytes, copy_bytes;
   std::string form;
 };
@@ -83,6 +93,10 @@ class Session {
   /// `reason_site`: on failure, the address that caused it (0: none in particular).
   Result<ApplyReport> apply(const std::vector<SiteRequest>& requests, uint64_t* reason_site);
 
+  /// Can the returns of a function be caught where its `ret`s stand? The number of exits, or
+  /// EOPNOTSUPP with what stands against it. Changes nothing.
+  Result<uint32_t> check_exits(uint64_t function, uint32_t function_size);
+
   /// Takes SIGSEGV and SIGBUS over, so that programs read memory by plain guarded loads. All sites
   /// of rt_sigaction must be diverted (kSigaction) before. EBUSY: a thread is in one; ask again.
   Result<void> arm_guard();
@@ -97,7 +111,7 @@ class Session {
   Result<void> check_alive() const;
 
   [[nodiscard]] std::vector<HookCounters> counters() const;
-  [[nodiscard]] std::vector<SiteInfo> site_infos() const;
+  [[nodiscard]] std::vector<PatchInfo> patch_infos() const;
   [[nodiscard]] std::shared_ptr<MapObject> log_map() const { return log_; }
   [[nodiscard]] pid_t pid() const { return pid_; }
   [[nodiscard]] uint64_t enter_ns() const { return enter_ns_; }
@@ -117,6 +131,7 @@ class Session {
     std::shared_ptr<ProgObject> program;
     uint64_t base = 0, bytes = 0;
     uint32_t users = 0;
+    uint32_t clobbers = 0;  // words of the registers that it changes
   };
   struct Hook {
     HookRequest request;
@@ -124,17 +139,32 @@ class Session {
     uint64_t entry = 0;  // what it holds while the hook is on
     uint32_t stat = 0;   // index in the arena's hook_stats
   };
+  // One diverted place. Once planned it stays with its site, on or off.
+  struct Patch {
+    rewrite::SitePlan plan;
+    rewrite::FunctionView window;  // the displaced instructions alone
+    std::vector<uint8_t> old_bytes, new_bytes, copy_bytes;
+    std::vector<rewrite::PcPair> pc_map;
+    uint64_t head = 0, copy = 0, body = 0;
+    uint32_t body_bytes = 0;
+    bool is_exit = false;
+    bool on = false;
+  };
   struct Site {
     uint32_t id = 0;
     SiteRequest request;
-    rewrite::SitePlan plan;
-    std::vector<uint8_t> old_bytes, new_bytes, copy_bytes;
-    std::vector<rewrite::PcPair> pc_map;
     Arena* arena = nullptr;
-    uint64_t head = 0, copy = 0, body = 0;
-    uint32_t body_bytes = 0;
     uint64_t inode = 0;  // of the module's file
+    std::unique_ptr<Patch> entry;
+    std::vector<std::unique_ptr<Patch>> exits;
     std::vector<Hook> hooks;
+
+    [[nodiscard]] std::vector<Patch*> patches() const;
+  };
+  // A function as planning sees it.
+  struct Function {
+    rewrite::FunctionView view;
+    Region text;
   };
   // A prepared but not yet visible change of one site.
   struct Change;
@@ -153,19 +183,34 @@ class Session {
   Result<void> ensure_shadows();
   Result<void> write_got(const Image& image);
   Result<Change> prepare(const SiteRequest& request);
-  Result<void> plan_new(const SiteRequest& request, Site* site);
+  Result<Function> decode(uint64_t addr, uint32_t size);
+  Result<void> plan_site(const SiteRequest& request, Site* site);
+  Result<void> plan_site_exits(const Function& function, Site* site);
+  Result<rewrite::ExitPlan> plan_exits(const Function& function);
+  void register_patches(const Site& site);
+  void unregister_patches(const Site& site);
+  Result<void> check_window(const Function& function, const rewrite::SitePlan& plan);
+  Result<std::unique_ptr<Patch>> make_patch(const Function& function,
+                                            const rewrite::SitePlan& plan, Arena* arena);
   Result<void> build(Change* change);
+  Result<void> choose_hooks(Change* change);
+  Result<void> build_bodies(Change* change);
+  Result<rewrite::HookCall> hook_call(Hook* hook, const Site& site);
+  Result<void> put_body(Site* site, Patch* patch, rewrite::TrampolineSpec spec, Change* change);
   Result<ApplyReport> commit(std::vector<Change>* changes);
+  Result<void> check_bytes(Change* change);
   Result<void> write_change(const Change& change, StoppedProcess* process, bool undo);
-  static void move_threads(const Site& site, bool to_copy, StoppedProcess* process);
-  Result<void> move_interrupted(const Site& site, const StoppedProcess& process) const;
+  Result<void> write_slots(const Change& change, bool undo);
+  static void move_threads(const Patch& patch, bool to_copy, StoppedProcess* process);
+  Result<void> move_interrupted(const Patch& patch, const StoppedProcess& process) const;
   void settle(Change* change);
   static void release_counters(const Change& change);
   void forget(std::vector<Change>* changes);
-  Result<uint64_t> build_filter(Site* site, uint32_t* body_bytes);
+  Result<void> build_filter(Change* change);
   Result<void> call_agent_alone(uint64_t fn);
   [[nodiscard]] std::vector<std::pair<uint64_t, uint64_t>> code_ranges() const;
   Result<std::vector<uint8_t>> original_bytes(uint64_t addr, uint64_t size) const;
+  Result<const rewrite::BranchIndex*> branches_of(const Region& text);
   Result<uint64_t> allocate(Arena* arena, uint64_t bytes);
   Result<void> put(uint64_t addr, const void* bytes, size_t size) const;
   Result<void> get(uint64_t addr, void* out, size_t size) const;
@@ -191,7 +236,13 @@ class Session {
   std::unordered_map<uint32_t, uint64_t> map_addrs_;  // by map id
   std::unordered_map<uint32_t, uint64_t> map_bytes_;
   std::map<uint64_t, std::unique_ptr<Site>> sites_;  // by wanted address
+  std::map<uint64_t, Patch*> patches_;               // of all sites, by address of the jump
   std::vector<Region> regions_;                      // as of the current operation
+  struct TextIndex {
+    uint64_t end = 0, inode = 0;
+    std::unique_ptr<rewrite::BranchIndex> branches;
+  };
+  std::map<uint64_t, TextIndex> text_indexes_;  // by start of the mapping
   uint32_t next_site_id_ = 1;
 };
 

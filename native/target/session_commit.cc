@@ -58,7 +58,10 @@ Result<ApplyReport> Session::apply(const std::vector<SiteRequest>& requests,
     changes.push_back(std::move(change.value()));
     Change& stored = changes.back();
     // Later requests of the same batch must see this site's bytes as taken.
-    if (stored.fresh != nullptr) sites_[request.addr] = std::move(stored.fresh);
+    if (stored.fresh != nullptr) {
+      register_patches(*stored.fresh);
+      sites_[request.addr] = std::move(stored.fresh);
+    }
   }
   const Result<ApplyReport> done = commit(&changes);
   if (!done) forget(&changes);
@@ -70,7 +73,9 @@ void Session::forget(std::vector<Change>* changes) {
   for (Change& change : *changes) {
     if (change.removes || change.site == nullptr) continue;
     release_counters(change);
-    if (change.site->hooks.empty()) sites_.erase(change.request.addr);
+    if (!change.site->hooks.empty()) continue;
+    unregister_patches(*change.site);
+    sites_.erase(change.request.addr);
   }
 }
 
@@ -91,20 +96,9 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
   if (!stopped) return stopped.error();
   StoppedProcess& process = *stopped.value();
   process.know_regions(regions_);
-  // Look at every byte before the first is changed.
   for (Change& change : *changes) {
-    const Site& site = *change.site;
-    const bool fresh = site.hooks.empty();
-    const auto& expected = fresh ? site.old_bytes : site.new_bytes;
-    std::vector<uint8_t> seen(expected.size());
-    const Region* region = region_at(regions_, site.plan.site);
-    const bool mapped = region != nullptr && region->inode == site.inode &&
-                        get(site.plan.site, seen.data(), seen.size()).ok();
-    // A module that was unloaded took its site along: there is nothing to write back.
-    change.vanished = change.removes && (!mapped || seen == site.old_bytes);
-    if (change.vanished) continue;
-    if (!mapped) return fail(ESTALE, "the code is no longer mapped");
-    if (seen != expected) return fail(EBUSY, "somebody else changed the code there");
+    const Result<void> as_planned = check_bytes(&change);
+    if (!as_planned) return as_planned.error();
   }
   // As long as any return address is replaced an unwinder must come by the site that puts it right.
   const bool unguards = std::any_of(changes->begin(), changes->end(), [](const Change& change) {
@@ -132,44 +126,72 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
   return report;
 }
 
+// Every byte is looked at before the first is changed.
+Result<void> Session::check_bytes(Change* change) {
+  for (Change::Step& step : change->steps) {
+    const Patch& patch = *step.patch;
+    if (!patch.on && step.body == 0) continue;
+    const auto& expected = patch.on ? patch.new_bytes : patch.old_bytes;
+    std::vector<uint8_t> seen(expected.size());
+    const Region* region = region_at(regions_, patch.plan.site);
+    const bool mapped = region != nullptr && region->inode == change->site->inode &&
+                        get(patch.plan.site, seen.data(), seen.size()).ok();
+    // A module that was unloaded took its site along: there is nothing to write back.
+    step.vanished = change->removes && (!mapped || seen == patch.old_bytes);
+    if (step.vanished) continue;
+    if (!mapped) return fail(ESTALE, "the code is no longer mapped");
+    if (seen != expected) return fail(EBUSY, "somebody else changed the code there");
+  }
+  return {};
+}
+
 // Writes one site's bytes with everything stopped; `undo` writes them back.
 Result<void> Session::write_change(const Change& change, StoppedProcess* process, bool undo) {
-  Site& site = *change.site;
-  const bool fresh = site.hooks.empty();
-  const bool takes_out = change.removes != undo;
-  const uint64_t stub = agent_fn(header_.ret_stub);
-  if (!change.removes) {
-    const uint64_t target = undo ? (site.body != 0 ? site.body : site.copy)
-                                 : (change.body != 0 ? change.body : site.copy);
-    const std::vector<uint8_t> head = jump_bytes(site.head, target, rewrite::kHeadBytes);
-    const Result<void> wrote = put(site.head, head.data(), head.size());
+  const Result<void> slots = write_slots(change, undo);
+  if (!slots) return slots;
+  for (const Change::Step& step : change.steps) {
+    const Patch& patch = *step.patch;
+    const uint64_t target = undo ? patch.body : step.body;
+    const bool was_on = undo ? step.body != 0 : patch.on;
+    const bool becomes_on = undo ? patch.on : step.body != 0;
+    if (becomes_on) {
+      const std::vector<uint8_t> head = jump_bytes(patch.head, target, rewrite::kHeadBytes);
+      const Result<void> wrote = put(patch.head, head.data(), head.size());
+      if (!wrote) return wrote;
+    }
+    if (was_on == becomes_on || step.vanished) continue;
+    const auto& bytes = becomes_on ? patch.new_bytes : patch.old_bytes;
+    const Result<void> wrote = put(patch.plan.site, bytes.data(), bytes.size());
     if (!wrote) return wrote;
+    move_threads(patch, becomes_on, process);
+    if (!becomes_on) continue;
+    const Result<void> moved = move_interrupted(patch, *process);
+    if (!moved) return moved;
   }
+  return {};
+}
+
+// Programs that are not wanted any more may still be called by threads on their way through an old
+// body: their slots lead to a stub. Undone, what ran before runs again.
+Result<void> Session::write_slots(const Change& change, bool undo) {
+  const uint64_t stub = agent_fn(header_.ret_stub);
   for (const auto* hooks : {&change.dropped, &change.hooks}) {
     for (const Hook& hook : *hooks) {
       const bool is_dropped = hooks == &change.dropped;
       if (!is_dropped && hook.request.enabled) continue;
-      // Undone: programs that ran before run again.
       const Result<void> wrote = put(hook.slot, undo ? &hook.entry : &stub, sizeof stub);
       if (!wrote) return wrote;
     }
   }
-  if (!fresh && !change.removes) return {};
-  if (change.vanished) return {};
-  const auto& bytes = takes_out ? site.old_bytes : site.new_bytes;
-  const Result<void> wrote = put(site.plan.site, bytes.data(), bytes.size());
-  if (!wrote) return wrote;
-  move_threads(site, !takes_out, process);
-  if (takes_out) return {};
-  return move_interrupted(site, *process);
+  return {};
 }
 
 // A thread whose next instruction is about to change goes on at the same instruction elsewhere.
-void Session::move_threads(const Site& site, bool to_copy, StoppedProcess* process) {
+void Session::move_threads(const Patch& patch, bool to_copy, StoppedProcess* process) {
   for (StoppedProcess::Thread& thread : process->threads()) {
-    for (const rewrite::PcPair& pair : site.pc_map) {
-      const uint64_t original = site.plan.site + pair.old_off;
-      const uint64_t copied = site.copy + pair.new_off;
+    for (const rewrite::PcPair& pair : patch.pc_map) {
+      const uint64_t original = patch.plan.site + pair.old_off;
+      const uint64_t copied = patch.copy + pair.new_off;
       if (to_copy && pair.old_off != 0 && thread.regs.rip == original) {
         thread.regs.rip = copied;
         thread.dirty = true;
@@ -186,13 +208,13 @@ void Session::move_threads(const Site& site, bool to_copy, StoppedProcess* proce
 
 // The same for threads that a signal handler interrupted inside the window: the handler's return
 // would lead into the middle of the jump. The address to return to lies in the signal's frame.
-Result<void> Session::move_interrupted(const Site& site, const StoppedProcess& process) const {
-  if (site.pc_map.size() <= 1) return {};
-  for (const auto& [at, pc] :
-       process.interrupted_at(site.plan.site + 1, site.plan.site + site.plan.window)) {
-    for (const rewrite::PcPair& pair : site.pc_map) {
-      if (pc != site.plan.site + pair.old_off) continue;
-      const uint64_t copied = site.copy + pair.new_off;
+Result<void> Session::move_interrupted(const Patch& patch, const StoppedProcess& process) const {
+  if (patch.pc_map.size() <= 1) return {};
+  const uint64_t site = patch.plan.site;
+  for (const auto& [at, pc] : process.interrupted_at(site + 1, site + patch.plan.window)) {
+    for (const rewrite::PcPair& pair : patch.pc_map) {
+      if (pc != site + pair.old_off) continue;
+      const uint64_t copied = patch.copy + pair.new_off;
       const Result<void> wrote = put(at, &copied, sizeof copied);
       if (!wrote) return wrote;
     }
@@ -207,8 +229,14 @@ void Session::settle(Change* change) {
     if (hook.request.kind == HookKind::kProgram) --images_.at(hook.request.prog_id).users;
   }
   if (change->removes) {
+    unregister_patches(*site);
     sites_.erase(change->request.addr);
     return;
+  }
+  for (const Change::Step& step : change->steps) {
+    step.patch->on = step.body != 0;
+    step.patch->body = step.body;
+    step.patch->body_bytes = step.body_bytes;
   }
   for (const Hook& hook : change->hooks) {
     const bool before = std::any_of(site->hooks.begin(), site->hooks.end(), [&](const Hook& h) {
@@ -220,8 +248,6 @@ void Session::settle(Change* change) {
   }
   site->hooks = change->hooks;
   site->request = change->request;
-  site->body = change->body;
-  site->body_bytes = change->body_bytes;
 }
 
 std::vector<HookCounters> Session::counters() const {
@@ -246,21 +272,25 @@ std::vector<HookCounters> Session::counters() const {
   return out;
 }
 
-std::vector<SiteInfo> Session::site_infos() const {
-  std::vector<SiteInfo> out;
+std::vector<PatchInfo> Session::patch_infos() const {
+  std::vector<PatchInfo> out;
   for (const auto& [addr, site] : sites_) {
-    SiteInfo info;
-    info.addr = addr;
-    info.site = site->plan.site;
-    info.head = site->head;
-    info.copy = site->copy;
-    info.body = site->body;
-    info.body_bytes = site->body_bytes;
-    info.old_bytes = site->old_bytes;
-    info.new_bytes = site->new_bytes;
-    info.copy_bytes = site->copy_bytes;
-    info.form = "jmp";
-    out.push_back(std::move(info));
+    for (const Patch* patch : site->patches()) {
+      PatchInfo info;
+      info.addr = site->request.addr;
+      info.site = patch->plan.site;
+      info.head = patch->head;
+      info.copy = patch->copy;
+      info.body = patch->body;
+      info.body_bytes = patch->body_bytes;
+      info.is_exit = patch->is_exit;
+      info.on = patch->on;
+      info.old_bytes = patch->old_bytes;
+      info.new_bytes = patch->new_bytes;
+      info.copy_bytes = patch->copy_bytes;
+      info.form = "jmp";
+      out.push_back(std::move(info));
+    }
   }
   return out;
 }

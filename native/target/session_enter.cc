@@ -398,7 +398,8 @@ Result<void> Session::call_agent_alone(uint64_t fn) {
   std::vector<std::pair<uint64_t, uint64_t>> ranges = code_ranges();
   for (const auto& [addr, site] : sites_) {
     if (site->hooks.empty() || site->hooks.front().request.kind != HookKind::kSigaction) continue;
-    ranges.emplace_back(site->plan.site, site->plan.site + site->plan.window + 2);
+    const rewrite::SitePlan& plan = site->entry->plan;
+    ranges.emplace_back(plan.site, plan.site + plan.window + 2);
   }
   auto stopped = StoppedProcess::stop(pid_);
   if (!stopped) return stopped.error();

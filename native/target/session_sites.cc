@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "../rewrite/clobbers.h"
 #include "../rewrite/emit.h"
 #include "../rewrite/trampoline.h"
 #include "session.h"
@@ -38,14 +39,31 @@ bool has_rdpid() {
 
 }  // namespace
 
+std::vector<Session::Patch*> Session::Site::patches() const {
+  std::vector<Patch*> all;
+  if (entry != nullptr) all.push_back(entry.get());
+  for (const auto& exit : exits) all.push_back(exit.get());
+  return all;
+}
+
+void Session::register_patches(const Site& site) {
+  for (Patch* patch : site.patches()) patches_[patch->plan.site] = patch;
+}
+
+void Session::unregister_patches(const Site& site) {
+  for (const Patch* patch : site.patches()) patches_.erase(patch->plan.site);
+}
+
 Result<std::vector<uint8_t>> Session::original_bytes(uint64_t addr, uint64_t size) const {
   std::vector<uint8_t> bytes(size);
   const Result<void> read = get(addr, bytes.data(), bytes.size());
   if (!read) return read.error();
-  for (const auto& [at, site] : sites_) {
-    for (size_t i = 0; i < site->old_bytes.size(); ++i) {
-      const uint64_t pos = site->plan.site + i;
-      if (pos >= addr && pos < addr + size) bytes[pos - addr] = site->old_bytes[i];
+  auto it = patches_.lower_bound(addr - std::min<uint64_t>(addr, rewrite::kWindowBytesMax));
+  for (; it != patches_.end() && it->first < addr + size; ++it) {
+    const std::vector<uint8_t>& old_bytes = it->second->old_bytes;
+    for (size_t i = 0; i < old_bytes.size(); ++i) {
+      const uint64_t pos = it->first + i;
+      if (pos >= addr && pos < addr + size) bytes[pos - addr] = old_bytes[i];
     }
   }
   return bytes;
@@ -174,6 +192,7 @@ Result<void> Session::ensure_program(uint32_t prog_id) {
   step = write_got(image);
   if (!step) return step;
   orphans_.pop_back();
+  image.clobbers = rewrite::clobbered_words(program->image.text);
   images_.emplace(prog_id, image);
   return {};
 }
@@ -212,81 +231,181 @@ Result<void> Session::write_got(const Image& image) {
   return put(got, bytes.data(), bytes.size());
 }
 
-Result<void> Session::plan_new(const SiteRequest& request, Site* site) {
-  if (request.function_size == 0 || request.function_size > kFunctionBytesMax) {
+Result<const rewrite::BranchIndex*> Session::branches_of(const Region& text) {
+  TextIndex& index = text_indexes_[text.start];
+  if (index.branches == nullptr || index.end != text.end || index.inode != text.inode) {
+    const Result<std::vector<uint8_t>> bytes =
+        original_bytes(text.start, std::min(text.end - text.start, kTextScanBytesMax));
+    if (!bytes) return bytes.error();
+    index.branches = std::make_unique<rewrite::BranchIndex>(bytes.value(), text.start);
+    index.end = text.end;
+    index.inode = text.inode;
+  }
+  return index.branches.get();
+}
+
+Result<Session::Function> Session::decode(uint64_t addr, uint32_t size) {
+  if (size == 0 || size > kFunctionBytesMax) {
     return fail(EOPNOTSUPP, "the function's size is not known or is over 4 MiB");
   }
-  const Region* text = region_at(regions_, request.function);
+  const Region* text = region_at(regions_, addr);
   if (text == nullptr || !text->exec) return fail(EINVAL, "the address is not executable");
   if (text->shared) {
     return fail(EOPNOTSUPP, "its code is mapped shared: a change would reach other processes");
   }
-  const uint64_t size = std::min<uint64_t>(request.function_size, text->end - request.function);
-  const uint64_t read_size = std::min<uint64_t>(size + 16, text->end - request.function);
-  const Result<std::vector<uint8_t>> bytes = original_bytes(request.function, read_size);
+  const uint64_t mapped = text->end - addr;
+  const Result<std::vector<uint8_t>> bytes =
+      original_bytes(addr, std::min<uint64_t>(size + uint64_t{16}, mapped));
   if (!bytes) return bytes.error();
-  const auto reader = [this](uint64_t addr, void* out, size_t count) {
-    return get(addr, out, count).ok();
+  const auto reader = [this](uint64_t at, void* out, size_t count) {
+    return get(at, out, count).ok();
   };
-  const Result<rewrite::FunctionView> function = rewrite::decode_function(
-      request.function, static_cast<uint32_t>(size), bytes.value(), reader);
-  if (!function) return function.error();
-  Result<rewrite::SitePlan> plan = rewrite::plan_site(function.value(), request.addr);
-  if (!plan) return plan.error();
-  const rewrite::Insn& first = function.value().insns[plan->first];
+  Result<rewrite::FunctionView> view = rewrite::decode_function(
+      addr, static_cast<uint32_t>(std::min<uint64_t>(size, mapped)), bytes.value(), reader);
+  if (!view) return view.error();
+  return Function{std::move(view.value()), *text};
+}
+
+// What the function alone cannot tell about a window: who else was there, who jumps into it.
+Result<void> Session::check_window(const Function& function, const rewrite::SitePlan& plan) {
+  const rewrite::FunctionView& view = function.view;
+  const rewrite::Insn& first = view.insns[plan.first];
   if (first.is_branch && first.branch_target != 0) {
     const Region* to = region_at(regions_, first.branch_target);
-    if (to == nullptr || to->inode != text->inode) {
+    if (to == nullptr || to->inode != function.text.inode) {
       return fail(EBUSY, "somebody else's jump is there already");
     }
   }
-  for (const auto& [at, other] : sites_) {
-    if (plan->site < other->plan.site + other->plan.window &&
-        other->plan.site < plan->site + plan->window) {
+  if (plan.site - view.addr + plan.window > view.bytes.size()) {
+    return fail(EOPNOTSUPP, "the mapping ends within the first bytes");
+  }
+  const auto behind = patches_.lower_bound(plan.site);
+  if (behind != patches_.end() && behind->first < plan.site + plan.window) {
+    return fail(EBUSY, "another probe's bytes overlap");
+  }
+  if (behind != patches_.begin()) {
+    const auto before = std::prev(behind);
+    if (before->first + before->second->plan.window > plan.site) {
       return fail(EBUSY, "another probe's bytes overlap");
     }
   }
-  if (plan->loops_to_site) {
-    for (const HookRequest& hook : request.hooks) {
-      if (hook.on_return) {
-        return fail(EOPNOTSUPP, "the function jumps back to its start: returns cannot be followed");
-      }
-    }
-  }
-  const uint64_t text_bytes = std::min(text->end - text->start, kTextScanBytesMax);
-  const Result<std::vector<uint8_t>> whole = original_bytes(text->start, text_bytes);
-  if (whole.ok() &&
-      rewrite::branch_enters_window(whole.value(), text->start, plan->site, plan->window,
-                                    request.function, request.function + size)) {
+  const Result<const rewrite::BranchIndex*> branches = branches_of(function.text);
+  if (branches.ok() &&
+      branches.value()->enters(plan.site, plan.window, view.addr, view.addr + view.size)) {
     return fail(EOPNOTSUPP, "other code jumps into the first bytes");
   }
-  site->request = request;
-  site->inode = text->inode;
-  site->plan = plan.value();
-  const uint64_t off = plan->site - request.function;
-  if (off + plan->window > bytes.value().size()) {
-    return fail(EOPNOTSUPP, "the mapping ends within the first bytes");
-  }
-  site->old_bytes.assign(bytes.value().begin() + static_cast<int64_t>(off),
-                         bytes.value().begin() + static_cast<int64_t>(off + plan->window));
-  const Result<Arena*> arena = arena_near(text->start, text->end, 512);
-  if (!arena) return arena.error();
-  site->arena = arena.value();
-  const Result<uint64_t> head = allocate(site->arena, rewrite::kHeadBytes);
+  return {};
+}
+
+// Head and copy of one diverted place, written where no thread comes yet.
+Result<std::unique_ptr<Session::Patch>> Session::make_patch(const Function& function,
+                                                            const rewrite::SitePlan& plan,
+                                                            Arena* arena) {
+  const Result<void> free = check_window(function, plan);
+  if (!free) return free.error();
+  auto patch = std::make_unique<Patch>();
+  patch->window = rewrite::window_view(function.view, plan);
+  patch->plan = plan;
+  patch->plan.first = 0;
+  patch->old_bytes = patch->window.bytes;
+  const Result<uint64_t> head = allocate(arena, rewrite::kHeadBytes);
   if (!head) return head.error();
   // A copy is at most a few times its window; its exact size depends on where it lies.
-  const Result<uint64_t> copy = allocate(site->arena, 8 * rewrite::kWindowBytesMax);
+  const Result<uint64_t> copy = allocate(arena, 8 * rewrite::kWindowBytesMax);
   if (!copy) return copy.error();
-  site->head = head.value();
-  site->copy = copy.value();
-  const Result<rewrite::RelocatedCode> relocated =
-      rewrite::relocate(function.value(), site->plan, site->copy);
+  patch->head = head.value();
+  patch->copy = copy.value();
+  Result<rewrite::RelocatedCode> relocated =
+      rewrite::relocate(patch->window, patch->plan, patch->copy);
   if (!relocated) return relocated.error();
-  site->pc_map = relocated.value().map;
-  site->copy_bytes = relocated.value().code;
-  site->new_bytes = jump_bytes(site->plan.site, site->head, site->plan.window);
-  site->id = next_site_id_++;
-  return put(site->copy, site->copy_bytes.data(), site->copy_bytes.size());
+  patch->pc_map = std::move(relocated.value().map);
+  patch->copy_bytes = std::move(relocated.value().code);
+  patch->new_bytes = jump_bytes(patch->plan.site, patch->head, patch->plan.window);
+  const Result<void> wrote = put(patch->copy, patch->copy_bytes.data(), patch->copy_bytes.size());
+  if (!wrote) return wrote.error();
+  return patch;
+}
+
+Result<uint32_t> Session::check_exits(uint64_t addr, uint32_t size) {
+  Result<std::vector<Region>> regions = read_regions(any_thread());
+  if (!regions) return regions.error();
+  regions_ = std::move(regions.value());
+  const Result<Function> function = decode(addr, size);
+  if (!function) return function.error();
+  const Result<rewrite::ExitPlan> plan = plan_exits(function.value());
+  if (!plan) return plan.error();
+  const auto site = sites_.find(addr);
+  if (site != sites_.end() && !site->second->exits.empty()) {
+    return static_cast<uint32_t>(plan.value().exits.size());
+  }
+  for (const rewrite::SitePlan& exit : plan.value().exits) {
+    const Result<void> free = check_window(function.value(), exit);
+    if (!free) return free.error();
+  }
+  return static_cast<uint32_t>(plan.value().exits.size());
+}
+
+// Exits keep clear of the window of an entry probe, so that either can come later.
+Result<rewrite::ExitPlan> Session::plan_exits(const Function& function) {
+  const Result<rewrite::SitePlan> entry = rewrite::plan_site(function.view, function.view.addr);
+  rewrite::SitePlan none;
+  none.site = function.view.addr;
+  return rewrite::plan_exits(function.view, entry.ok() ? entry.value() : none);
+}
+
+// Plans what the wanted hooks need and the site does not have yet.
+Result<void> Session::plan_site(const SiteRequest& request, Site* site) {
+  bool wants_entry = false, wants_return = false;
+  for (const HookRequest& hook : request.hooks) {
+    (hook.on_return ? wants_return : wants_entry) = true;
+  }
+  const bool by_ret = wants_return && request.exit_form == ExitForm::kRet;
+  if (wants_return && !by_ret) wants_entry = true;
+  const bool needs_entry = wants_entry && site->entry == nullptr;
+  const bool needs_exits = by_ret && site->exits.empty();
+  if (needs_entry || needs_exits) {
+    const Result<Function> function = decode(request.function, request.function_size);
+    if (!function) return function.error();
+    const Region& text = function.value().text;
+    site->inode = text.inode;
+    if (site->arena == nullptr) {
+      const Result<Arena*> arena = arena_near(text.start, text.end, 512);
+      if (!arena) return arena.error();
+      site->arena = arena.value();
+      site->id = next_site_id_++;
+    }
+    if (needs_entry) {
+      const Result<rewrite::SitePlan> plan =
+          rewrite::plan_site(function.value().view, request.addr);
+      if (!plan) return plan.error();
+      Result<std::unique_ptr<Patch>> patch =
+          make_patch(function.value(), plan.value(), site->arena);
+      if (!patch) return patch.error();
+      site->entry = std::move(patch.value());
+    }
+    if (needs_exits) {
+      const Result<void> planned = plan_site_exits(function.value(), site);
+      if (!planned) return planned;
+    }
+  }
+  if (wants_return && !by_ret && site->entry->plan.loops_to_site) {
+    return fail(EOPNOTSUPP, "the function jumps back to its start: returns cannot be followed");
+  }
+  return {};
+}
+
+Result<void> Session::plan_site_exits(const Function& function, Site* site) {
+  const Result<rewrite::ExitPlan> plan = plan_exits(function);
+  if (!plan) return plan.error();
+  std::vector<std::unique_ptr<Patch>> exits;
+  for (const rewrite::SitePlan& exit : plan.value().exits) {
+    Result<std::unique_ptr<Patch>> patch = make_patch(function, exit, site->arena);
+    if (!patch) return patch.error();
+    patch.value()->is_exit = true;
+    exits.push_back(std::move(patch.value()));
+  }
+  site->exits = std::move(exits);
+  return {};
 }
 
 Result<Session::Change> Session::prepare(const SiteRequest& request) {
@@ -298,6 +417,7 @@ Result<Session::Change> Session::prepare(const SiteRequest& request) {
     change.site = existing->second.get();
     change.removes = true;
     change.dropped = change.site->hooks;
+    for (Patch* patch : change.site->patches()) change.steps.push_back({patch, 0, 0, false});
     return change;
   }
   for (const HookRequest& hook : request.hooks) {
@@ -310,17 +430,14 @@ Result<Session::Change> Session::prepare(const SiteRequest& request) {
   }
   if (existing != sites_.end()) {
     change.site = existing->second.get();
-    for (const HookRequest& hook : request.hooks) {
-      if (hook.on_return && change.site->plan.loops_to_site) {
-        return fail(EOPNOTSUPP, "the function jumps back to its start: returns cannot be followed");
-      }
-    }
   } else {
     change.fresh = std::make_unique<Site>();
     change.site = change.fresh.get();
-    const Result<void> planned = plan_new(request, change.site);
-    if (!planned) return planned.error();
+    change.site->request = request;
   }
+  const Result<void> planned = plan_site(request, change.site);
+  if (!planned) return planned.error();
+  if (change.fresh == nullptr) register_patches(*change.site);
   const Result<void> built = build(&change);
   if (!built) {
     release_counters(change);
@@ -329,8 +446,8 @@ Result<Session::Change> Session::prepare(const SiteRequest& request) {
   return change;
 }
 
-// Slots, counters and the body for the wanted hooks; hooks that stay keep their slot and counters.
-Result<void> Session::build(Change* change) {
+// Hooks that stay keep their slot and counters, others get new ones.
+Result<void> Session::choose_hooks(Change* change) {
   Site* site = change->site;
   change->dropped = site->hooks;
   for (const HookRequest& request : change->request.hooks) {
@@ -360,85 +477,128 @@ Result<void> Session::build(Change* change) {
     }
     change->hooks.push_back(hook);
   }
-  if (change->hooks.front().request.kind == HookKind::kSigaction) {
-    const Result<uint64_t> body = build_filter(site, &change->body_bytes);
-    if (!body) return body.error();
-    change->body = body.value();
-    return {};
+  return {};
+}
+
+Result<void> Session::build(Change* change) {
+  const Result<void> chosen = choose_hooks(change);
+  if (!chosen) return chosen;
+  if (change->hooks.front().request.kind == HookKind::kSigaction) return build_filter(change);
+  return build_bodies(change);
+}
+
+Result<rewrite::HookCall> Session::hook_call(Hook* hook, const Site& site) {
+  rewrite::HookCall call;
+  call.entry_slot = hook->slot;
+  call.stats = site.arena->stats + hook->stat * sizeof(hook_stats);
+  call.cookie = hook->request.cookie;
+  call.hook_id = hook->request.hook_id;
+  hook->entry = agent_fn(header_.restore_returns);
+  if (hook->request.kind == HookKind::kProgram) {
+    const Image& image = images_.at(hook->request.prog_id);
+    hook->entry = image.base + image.program->image.entry_off;
+    call.ctx_read_mask = image.program->image.ctx_read_mask;
+    call.escapes_ctx = image.program->image.escapes_ctx;
+    call.clobbers = image.clobbers;
+  } else {
+    call.ctx_read_mask = 0;
+    call.escapes_ctx = false;
+    call.counted = false;
   }
+  const Result<void> wrote = put(hook->slot, &hook->entry, sizeof hook->entry);
+  if (!wrote) return wrote.error();
+  return call;
+}
+
+// A body for each patch that has something to run; patches without one are switched off.
+Result<void> Session::build_bodies(Change* change) {
+  Site* site = change->site;
   rewrite::TrampolineSpec spec;
-  spec.copy = site->copy;
   spec.func_ip = site->request.addr;
   spec.site_id = site->id;
-  spec.at_entry = site->plan.at_entry && !site->plan.loops_to_site;
   spec.has_rdpid = has_rdpid();
   spec.stats_cpu_shift = kStatsCpuShift;
   spec.push_return_slot = site->arena->base;
   spec.pop_return_slot = site->arena->base + 8;
+  std::vector<rewrite::HookCall> on_entry, on_return;
   for (Hook& hook : change->hooks) {
     if (!hook.request.enabled) continue;
-    rewrite::HookCall call;
-    call.entry_slot = hook.slot;
-    call.stats = site->arena->stats + hook.stat * sizeof(hook_stats);
-    call.cookie = hook.request.cookie;
-    call.hook_id = hook.request.hook_id;
-    uint64_t entry = agent_fn(header_.restore_returns);
-    if (hook.request.kind == HookKind::kProgram) {
-      const Image& image = images_.at(hook.request.prog_id);
-      entry = image.base + image.program->image.entry_off;
-      call.ctx_read_mask = image.program->image.ctx_read_mask;
-      call.escapes_ctx = image.program->image.escapes_ctx;
+    const Result<rewrite::HookCall> call = hook_call(&hook, *site);
+    if (!call) return call.error();
+    (hook.request.on_return ? on_return : on_entry).push_back(call.value());
+  }
+  const bool by_ret = change->request.exit_form == ExitForm::kRet;
+  for (Patch* patch : site->patches()) {
+    spec.at_entry = patch->plan.at_entry && !patch->plan.loops_to_site;
+    spec.copy = patch->copy;
+    if (patch->is_exit) {
+      spec.on_entry.clear();
+      spec.on_return = by_ret ? on_return : std::vector<rewrite::HookCall>();
     } else {
-      call.ctx_read_mask = 0;
-      call.escapes_ctx = false;
-      call.counted = false;
+      spec.on_entry = on_entry;
+      spec.on_return = by_ret ? std::vector<rewrite::HookCall>() : on_return;
+      if (!spec.on_return.empty() && !spec.at_entry) {
+        return fail(EINVAL, "a return probe needs the start of a function");
+      }
     }
-    (hook.request.on_return ? spec.on_return : spec.on_entry).push_back(call);
-    hook.entry = entry;
-    const Result<void> wrote = put(hook.slot, &entry, sizeof entry);
-    if (!wrote) return wrote;
+    const Result<void> built = put_body(site, patch, spec, change);
+    if (!built) return built;
   }
-  if (spec.on_entry.empty() && spec.on_return.empty()) return {};  // all disabled: head → copy
-  if (!spec.on_return.empty() && !spec.at_entry) {
-    return fail(EINVAL, "a return probe needs the start of a function");
-  }
-  // Built once to learn the size, once where it will be.
+  return {};
+}
+
+Result<void> Session::put_body(Site* site, Patch* patch, rewrite::TrampolineSpec spec,
+                               Change* change) {
+  change->steps.push_back({patch, 0, 0, false});
+  if (spec.on_entry.empty() && spec.on_return.empty()) return {};
+  // Built where it will be: the next free address of the arena.
   spec.body = site->arena->base + align_up(site->arena->used, 16);
-  const Result<rewrite::Trampoline> trampoline = rewrite::build_trampoline(spec);
+  rewrite::ExitSpec exit;
+  if (patch->is_exit) {
+    Result<rewrite::RelocatedCode> prefix =
+        rewrite::relocate_exit_prefix(patch->window, patch->plan, spec.body);
+    if (!prefix) return prefix.error();
+    exit.prefix = std::move(prefix.value().code);
+    exit.ret = rewrite::exit_ret(patch->window, patch->plan);
+  }
+  const Result<rewrite::Trampoline> trampoline =
+      patch->is_exit ? rewrite::build_exit(spec, exit) : rewrite::build_trampoline(spec);
   if (!trampoline) return trampoline.error();
-  const Result<uint64_t> body = allocate(site->arena, trampoline.value().code.size());
+  const std::vector<uint8_t>& code = trampoline.value().code;
+  const Result<uint64_t> body = allocate(site->arena, code.size());
   if (!body) return body.error();
-  change->body = body.value();
-  change->body_bytes = static_cast<uint32_t>(trampoline.value().code.size());
-  return put(change->body, trampoline.value().code.data(), trampoline.value().code.size());
+  change->steps.back().body = body.value();
+  change->steps.back().body_bytes = static_cast<uint32_t>(code.size());
+  return put(body.value(), code.data(), code.size());
 }
 
 // The body for a site of rt_sigaction; the agent decides per call.
-Result<uint64_t> Session::build_filter(Site* site, uint32_t* body_bytes) {
-  const uint64_t call = site->plan.site + site->plan.window;
+Result<void> Session::build_filter(Change* change) {
+  Arena* arena = change->site->arena;
+  Patch* patch = change->site->entry.get();
+  const uint64_t call = patch->plan.site + patch->plan.window;
   uint8_t insn[2] = {};
   const Result<void> read = get(call, insn, sizeof insn);
-  if (!read || site->plan.window != 5 || insn[0] != 0x0f || insn[1] != 0x05) {
+  if (!read || patch->plan.window != 5 || insn[0] != 0x0f || insn[1] != 0x05) {
     return fail(EINVAL, "no system call follows the site");
   }
-  const Result<uint64_t> slot = allocate(site->arena, 8);
+  const Result<uint64_t> slot = allocate(arena, 8);
   if (!slot) return slot.error();
   const uint64_t entry = agent_fn(header_.sigaction);
-  Result<void> wrote = put(slot.value(), &entry, sizeof entry);
+  const Result<void> wrote = put(slot.value(), &entry, sizeof entry);
   if (!wrote) return wrote.error();
   rewrite::FilterSpec spec;
-  spec.body = site->arena->base + align_up(site->arena->used, 16);
-  spec.copy = site->copy;
+  spec.body = arena->base + align_up(arena->used, 16);
+  spec.copy = patch->copy;
   spec.behind = call + 2;
   spec.filter_slot = slot.value();
   const Result<rewrite::Trampoline> trampoline = rewrite::build_filter(spec);
   if (!trampoline) return trampoline.error();
-  const Result<uint64_t> body = allocate(site->arena, trampoline.value().code.size());
+  const std::vector<uint8_t>& code = trampoline.value().code;
+  const Result<uint64_t> body = allocate(arena, code.size());
   if (!body) return body.error();
-  *body_bytes = static_cast<uint32_t>(trampoline.value().code.size());
-  wrote = put(body.value(), trampoline.value().code.data(), trampoline.value().code.size());
-  if (!wrote) return wrote.error();
-  return body;
+  change->steps.push_back({patch, body.value(), static_cast<uint32_t>(code.size()), false});
+  return put(body.value(), code.data(), code.size());
 }
 
 }  // namespace bpftime::target

@@ -6,8 +6,9 @@ import { type BpfObjectInfo, type NativeError, native, type SiteWish } from '../
 import { readFacts } from '../process/identity.js';
 import { type Place, resolvePlace, unwinderEntries } from '../symbols/resolve.js';
 import type { Caller, Pid } from '../types.js';
+import { exitFormOf } from './exits.js';
 import { armGuard, disarmGuard } from './guard.js';
-import { type AttachDir, type HookPlan, planObject, returnProbeRefusal } from './plan.js';
+import { type AttachDir, type HookPlan, planObject } from './plan.js';
 import {
   type AttachedObject,
   type EnteredProcess,
@@ -104,6 +105,9 @@ export class AttachEngine {
     };
     object.hooks = plans.map((plan, i) => this.#newHook(object, plan, places[i]!));
     try {
+      for (const hook of object.hooks) {
+        if (hook.onReturn) hook.exitForm = await exitFormOf(process, hook.place);
+      }
       const report = await this.#change(process, object.hooks, former?.hooks ?? []);
       for (const hook of object.hooks) hook.pauseNs = report.pauseNs;
     } catch (error) {
@@ -140,9 +144,6 @@ export class AttachEngine {
         `${plan.place}: a return probe belongs to a whole function (leave the offset out)`,
       );
     }
-    // Any of its names may be the one that tells.
-    const refusal = place.names.map(returnProbeRefusal).find((reason) => reason !== undefined);
-    if (refusal) fail('EOPNOTSUPP', `${plan.place}: its return cannot be probed: ${refusal}`);
     return place;
   }
 
@@ -230,6 +231,7 @@ export class AttachEngine {
     for (const hook of added) {
       const { addr, functionAddr, functionSize } = hook.place;
       const site = next.get(addr) ?? siteAt(addr, functionAddr, functionSize);
+      if (hook.exitForm) site.exitForm = hook.exitForm;
       const wish = {
         hookId: hook.id,
         progId: hook.program.id,
@@ -241,7 +243,7 @@ export class AttachEngine {
       if (at >= 0) site.hooks[at] = wish;
       else site.hooks.push(wish);
     }
-    if (added.some((hook) => hook.onReturn)) await this.#guardUnwinders(process, next, siteAt);
+    if (added.some((hook) => hook.exitForm === 'balanced')) await this.#guardUnwinders(process, next, siteAt);
     const wishes: SiteWish[] = [...next.values()].filter(
       (site) => site.hooks.length > 0 || process.sites.has(site.addr),
     );

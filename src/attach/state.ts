@@ -1,6 +1,6 @@
 // What is attached where: the daemon's memory of objects, hooks and entered processes.
 // Data only; src/attach/engine.ts changes it after the native side has done the same.
-import type { BpfMapInfo, BpfObjectInfo, BpfProgInfo, HookWish } from '../native.js';
+import type { BpfMapInfo, BpfObjectInfo, BpfProgInfo, ExitForm, HookWish } from '../native.js';
 import type { Identity } from '../process/identity.js';
 import type { Place } from '../symbols/resolve.js';
 import type { AttachDir } from './plan.js';
@@ -12,6 +12,8 @@ export interface Hook {
   program: BpfProgInfo;
   place: Place;
   onReturn: boolean;
+  /** With onReturn. */
+  exitForm?: ExitForm;
   enabled: boolean;
   cookie: bigint;
   /** Wall clock, milliseconds. */
@@ -36,6 +38,8 @@ export interface SiteState {
   addr: bigint;
   functionAddr: bigint;
   functionSize: number;
+  /** How returns are caught there, once that was decided. */
+  exitForm?: ExitForm;
   hooks: HookWish[];
 }
 

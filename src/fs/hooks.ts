@@ -6,7 +6,7 @@ import type { AttachDir } from '../attach/plan.js';
 import { type EnteredProcess, type Hook, hooksOf } from '../attach/state.js';
 import { PAYLOAD_MAX_BYTES } from '../config.js';
 import { fail } from '../errors.js';
-import { type HookCounters, native, type SiteInfo } from '../native.js';
+import { type HookCounters, native, type PatchInfo } from '../native.js';
 import { parsePlace } from '../symbols/name.js';
 import { keyedLines, table } from './format.js';
 import type { Context, Row } from './node.js';
@@ -98,39 +98,47 @@ async function hookText(engine: AttachEngine, context: Context): Promise<string>
     ['file', `${hook.object.dir}/${hook.object.name}`],
     ['attached', new Date(hook.attachedAtMs).toISOString()],
     ['pause_ns', hook.pauseNs],
-    ['exit_form', hook.onReturn ? 'balanced' : '-'],
+    ['exit_form', hook.exitForm ?? '-'],
     ['hits', figures?.hits ?? 0n],
     ['missed', figures?.missed ?? 0n],
     ['avg_ns', shownAverage(figures)],
   ]);
 }
 
-async function siteOf(engine: AttachEngine, context: Context): Promise<SiteInfo> {
+/** The places of a hook: its site's entry, or the function's exits. */
+async function patchesOf(engine: AttachEngine, context: Context): Promise<PatchInfo[]> {
   const { process, hook } = hookOf(engine, context);
-  const sites = await native.targetSites(process.session);
+  const patches = (await native.targetPatches(process.session)).filter(
+    (one) => one.addr === hook.place.addr && one.isExit === (hook.exitForm === 'ret'),
+  );
+  if (patches.length === 0) fail('ESTALE', `${hook.id}: its site is gone`);
+  return patches;
+}
+
+async function patchText(patch: PatchInfo): Promise<string> {
+  const copy = await disassemble(patch.copyBytes, patch.copy);
   return (
-    sites.find((one) => one.addr === hook.place.addr) ??
-    fail('ESTALE', `${hook.id}: its site is gone`)
+    keyedLines([
+      ['site', hex(patch.site)],
+      ['kind', patch.isExit ? 'exit' : 'entry'],
+      ['form', patch.form],
+      ['on', patch.on ? 1 : 0],
+      ['old_bytes', patch.oldBytes.toString('hex')],
+      ['new_bytes', patch.newBytes.toString('hex')],
+      ['copy', hex(patch.copy)],
+      ['trampoline', hex(patch.body)],
+      ['trampoline_bytes', patch.bodyBytes],
+    ]) +
+    `# old\n${await disassemble(patch.oldBytes, patch.site)}` +
+    `# new\n${await disassemble(patch.newBytes.subarray(0, 5), patch.site)}` +
+    `# copy\n${copy}`
   );
 }
 
 async function siteText(engine: AttachEngine, context: Context): Promise<string> {
-  const site = await siteOf(engine, context);
-  const copy = await disassemble(site.copyBytes, site.copy);
-  return (
-    keyedLines([
-      ['site', hex(site.site)],
-      ['form', site.form],
-      ['old_bytes', site.oldBytes.toString('hex')],
-      ['new_bytes', site.newBytes.toString('hex')],
-      ['copy', hex(site.copy)],
-      ['trampoline', hex(site.body)],
-      ['trampoline_bytes', site.bodyBytes],
-    ]) +
-    `# old\n${await disassemble(site.oldBytes, site.site)}` +
-    `# new\n${await disassemble(site.newBytes.subarray(0, 5), site.site)}` +
-    `# copy\n${copy}`
-  );
+  const texts: string[] = [];
+  for (const patch of await patchesOf(engine, context)) texts.push(await patchText(patch));
+  return texts.join('\n');
 }
 
 async function setEnabled(engine: AttachEngine, context: Context, lines: string[]): Promise<void> {
@@ -215,7 +223,7 @@ export function hooksRows(engine: AttachEngine): Row[] {
     {
       pattern: `${id}/site`,
       kind: 'generated',
-      doc: "the site's old and new bytes and their disassembly",
+      doc: "old and new bytes of the site, or of each exit, and their disassembly",
       handlers: { read: (context) => siteText(engine, context) },
     },
     {

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: MIT
+#include "branch_index.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace bpftime::rewrite {
+
+BranchIndex::BranchIndex(std::span<const uint8_t> text, uint64_t text_addr)
+    : text_addr_(text_addr) {
+  const uint8_t* bytes = text.data();
+  const size_t size = text.size();
+  for (size_t i = 0; i + 5 <= size; ++i) {
+    const uint8_t op = bytes[i];
+    size_t rel_at = 0;
+    if (op == 0xe8 || op == 0xe9) {
+      rel_at = i + 1;
+    } else if (op == 0x0f && (bytes[i + 1] & 0xf0) == 0x80 && i + 6 <= size) {
+      rel_at = i + 2;
+    } else {
+      continue;
+    }
+    int32_t rel = 0;
+    memcpy(&rel, bytes + rel_at, sizeof rel);
+    const int64_t to = static_cast<int64_t>(rel_at) + 4 + rel;
+    if (to < 0 || to >= static_cast<int64_t>(size)) continue;
+    branches_.push_back(Branch{static_cast<uint32_t>(to), static_cast<uint32_t>(i)});
+  }
+  std::sort(branches_.begin(), branches_.end(),
+            [](const Branch& a, const Branch& b) { return a.to < b.to; });
+}
+
+bool BranchIndex::enters(uint64_t site, uint32_t len, uint64_t skip_begin,
+                         uint64_t skip_end) const {
+  const uint64_t first = site + 1 - text_addr_;
+  auto it = std::lower_bound(branches_.begin(), branches_.end(), first,
+                             [](const Branch& branch, uint64_t to) { return branch.to < to; });
+  for (; it != branches_.end() && it->to < site + len - text_addr_; ++it) {
+    const uint64_t from = text_addr_ + it->from;
+    if (from < skip_begin || from >= skip_end) return true;
+  }
+  return false;
+}
+
+}  // namespace bpftime::rewrite

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT
+#include "exit_plan.h"
+
+#include <algorithm>
+
+#include "padding.h"
+
+namespace bpftime::rewrite {
+
+namespace {
+
+bool is_target(const FunctionView& function, uint32_t off) {
+  return std::binary_search(function.branch_targets.begin(), function.branch_targets.end(),
+                            function.addr + off);
+}
+
+// Bytes behind the instruction `index` that nothing executes, up to `wanted`: padding inside the
+// function that no branch leads into, or behind its end.
+uint32_t room_behind(const FunctionView& function, size_t index, uint32_t wanted) {
+  uint32_t off = function.insns[index].off + function.insns[index].len;
+  uint32_t room = 0;
+  for (size_t i = index + 1; i < function.insns.size() && room < wanted; ++i) {
+    const Insn& insn = function.insns[i];
+    if (insn.off != off || !insn.is_padding || is_target(function, off)) return room;
+    off += insn.len;
+    room += insn.len;
+  }
+  return off >= function.size ? room + padding_behind(function) : room;
+}
+
+Result<SitePlan> plan_exit(const FunctionView& function, size_t index, uint32_t floor) {
+  const Insn& ret = function.insns[index];
+  SitePlan plan;
+  plan.falls_through = false;
+  plan.first = static_cast<uint32_t>(index);
+  plan.count = 1;
+  uint32_t begin = ret.off;
+  const uint32_t behind = room_behind(function, index, kJumpBytes);
+  while (ret.off + ret.len + behind - begin < kJumpBytes) {
+    // One more instruction in front, unless control can come to the present first one from
+    // elsewhere: its address would lie inside the jump.
+    if (plan.first == 0 || is_target(function, begin)) {
+      return fail(EOPNOTSUPP, "a branch leads to a return that has no room for a jump");
+    }
+    const Insn& before = function.insns[plan.first - 1];
+    if (before.off + before.len != begin || before.off < floor) {
+      return fail(EOPNOTSUPP, "a return has no room for a jump");
+    }
+    if (before.is_call || before.is_branch || before.ends_flow || before.is_indirect_jump) {
+      return fail(EOPNOTSUPP, "a call or branch in front of a return leaves no room for a jump");
+    }
+    if (before.is_trap) return fail(EBUSY, "a breakpoint is set there by somebody else");
+    plan.first -= 1;
+    plan.count += 1;
+    begin = before.off;
+  }
+  plan.site = function.addr + begin;
+  plan.window = std::max(ret.off + ret.len - begin, kJumpBytes);
+  return plan;
+}
+
+}  // namespace
+
+Result<ExitPlan> plan_exits(const FunctionView& function, const SitePlan& entry) {
+  if (function.decoded_end < function.size) {
+    return fail(EOPNOTSUPP, "part of the function cannot be decoded, so a return may be hidden");
+  }
+  if (function.has_unknown_jump) {
+    return fail(EOPNOTSUPP, "a jump table of the function could not be read");
+  }
+  if (function.has_tail_jump) return fail(EOPNOTSUPP, "it leaves by a jump to another function");
+  ExitPlan plan;
+  uint32_t floor = static_cast<uint32_t>(entry.site + entry.window - function.addr);
+  for (size_t i = 0; i < function.insns.size(); ++i) {
+    const Insn& insn = function.insns[i];
+    if (!insn.is_ret) continue;
+    if (insn.is_far_ret) return fail(EOPNOTSUPP, "it returns by iret or a far return");
+    const Result<SitePlan> exit =
+        insn.off < floor ? Result<SitePlan>(fail(EOPNOTSUPP, "it returns within its first bytes"))
+                         : plan_exit(function, i, floor);
+    if (!exit) return exit.error();
+    plan.exits.push_back(exit.value());
+    floor = static_cast<uint32_t>(exit.value().site + exit.value().window - function.addr);
+  }
+  if (plan.exits.empty()) return fail(EOPNOTSUPP, "it never returns");
+  return plan;
+}
+
+Result<RelocatedCode> relocate_exit_prefix(const FunctionView& function, const SitePlan& exit,
+                                           uint64_t dest) {
+  SitePlan prefix = exit;
+  prefix.count -= 1;
+  return relocate(function, prefix, dest);
+}
+
+std::vector<uint8_t> exit_ret(const FunctionView& function, const SitePlan& exit) {
+  const Insn& ret = function.insns[exit.first + exit.count - 1];
+  const auto begin = function.bytes.begin() + ret.off;
+  return {begin, begin + ret.len};
+}
+
+}  // namespace bpftime::rewrite
