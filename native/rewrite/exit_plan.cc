@@ -46,8 +46,9 @@ Result<SitePlan> plan_exit(const FunctionView& function, size_t index, uint32_t 
     if (before.off + before.len != begin || before.off < floor) {
       return fail(EOPNOTSUPP, "a return has no room for a jump");
     }
-    if (before.is_call || before.is_branch || before.ends_flow || before.is_indirect_jump) {
-      return fail(EOPNOTSUPP, "a call or branch in front of a return leaves no room for a jump");
+    // A call would return into the jump. A conditional branch moves along.
+    if (before.is_call || before.ends_flow) {
+      return fail(EOPNOTSUPP, "a call in front of a return leaves no room for a jump");
     }
     if (before.is_trap) return fail(EBUSY, "a breakpoint is set there by somebody else");
     plan.first -= 1;
@@ -70,19 +71,23 @@ Result<ExitPlan> plan_exits(const FunctionView& function, const SitePlan& entry)
   }
   if (function.has_tail_jump) return fail(EOPNOTSUPP, "it leaves by a jump to another function");
   ExitPlan plan;
+  const size_t entry_last = entry.first + entry.count - 1;
   uint32_t floor = static_cast<uint32_t>(entry.site + entry.window - function.addr);
   for (size_t i = 0; i < function.insns.size(); ++i) {
     const Insn& insn = function.insns[i];
     if (!insn.is_ret) continue;
     if (insn.is_far_ret) return fail(EOPNOTSUPP, "it returns by iret or a far return");
-    const Result<SitePlan> exit =
-        insn.off < floor ? Result<SitePlan>(fail(EOPNOTSUPP, "it returns within its first bytes"))
-                         : plan_exit(function, i, floor);
+    if (i == entry_last && entry.count > 0) {
+      if (entry.loops_to_site) return fail(EOPNOTSUPP, "it jumps back to its first bytes");
+      plan.in_entry = true;
+      continue;
+    }
+    const Result<SitePlan> exit = plan_exit(function, i, floor);
     if (!exit) return exit.error();
     plan.exits.push_back(exit.value());
     floor = static_cast<uint32_t>(exit.value().site + exit.value().window - function.addr);
   }
-  if (plan.exits.empty()) return fail(EOPNOTSUPP, "it never returns");
+  if (plan.exits.empty() && !plan.in_entry) return fail(EOPNOTSUPP, "it never returns");
   return plan;
 }
 

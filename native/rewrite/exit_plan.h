@@ -15,11 +15,12 @@ namespace bpftime::rewrite {
 
 struct ExitPlan {
   std::vector<SitePlan> exits;  // in address order, disjoint; the last instruction is the `ret`
+  bool in_entry = false;        // the entry's window ends in a `ret`, which is one more exit
 };
 
 /// Plans all exits of a function. `entry`: the window that a probe of its entry takes or would
-/// take, which stays free. Fails with EOPNOTSUPP when some way out cannot be seen or has no room,
-/// EBUSY when a breakpoint of somebody else is there.
+/// take; exits keep clear of it. Fails with EOPNOTSUPP when some way out cannot be seen or has no
+/// room, EBUSY when a breakpoint of somebody else is there.
 Result<ExitPlan> plan_exits(const FunctionView& function, const SitePlan& entry);
 
 /// The instructions in front of an exit's `ret`, for execution at `dest`. See relocate().

@@ -38,7 +38,12 @@ class Builder {
   }
 
   Result<Trampoline> build_exit(const ExitSpec& exit) {
-    exit_half(exit);
+    if (!spec_.on_entry.empty()) call_on_entry();
+    Result<std::vector<uint8_t>> prefix = exit.prefix(code_.here());
+    if (!prefix) return prefix.error();
+    code_.put_bytes(prefix.value().data(), prefix.value().size());
+    call_on_exit();
+    code_.put_bytes(exit.ret.data(), exit.ret.size());
     return finish();
   }
 
@@ -222,11 +227,9 @@ class Builder {
     code_.jmp(target);
   }
 
-  void entry_half() {
-    const bool mid = !spec_.at_entry;
+  // The programs on entry, up to and without the way on; leaves the frame in place.
+  void run_on_entry(bool mid) {
     const uint32_t words = words_read(spec_.on_entry);
-    // Keeping a return address aside is a call into the agent.
-    saved_ = spec_.on_return.empty() ? clobbered_by(spec_.on_entry) : kCallClobbers;
     if (mid) {
       enter_inside();
     } else {
@@ -243,13 +246,30 @@ class Builder {
     }
     save_ip_and_func(words, any_escapes(spec_.on_entry));
     for (const HookCall& hook : spec_.on_entry) call_program(hook);
-    if (!spec_.on_return.empty()) {
-      hijack();
+  }
+
+  void call_on_entry() {
+    saved_ = clobbered_by(spec_.on_entry);
+    run_on_entry(false);
+    restore_regs();
+    move_rsp(static_cast<int32_t>(kFrame));
+  }
+
+  void entry_half() {
+    const bool mid = !spec_.at_entry;
+    if (!mid && spec_.on_return.empty()) {
+      call_on_entry();
+      code_.jmp(spec_.copy);
+      return;
     }
+    // Keeping a return address aside is a call into the agent.
+    saved_ = mid ? clobbered_by(spec_.on_entry) : kCallClobbers;
+    run_on_entry(mid);
     if (mid) {
       leave_inside(spec_.copy);
       return;
     }
+    hijack();
     restore_regs();
     move_rsp(static_cast<int32_t>(kFrame));
     code_.jmp(spec_.copy);
@@ -278,13 +298,13 @@ class Builder {
     code_.bind(not_followed, code_.here());
   }
 
-  // At a `ret`: what stood before it, the programs, the `ret`. [rsp] is the return address. Flags
+  // In front of a `ret`: [rsp] is the return address. Flags
   // are kept because hand-written code returns results in them: lahf and seto cost nothing
   // measurable, where popfq costs 2 ns.
-  void exit_half(const ExitSpec& exit) {
+  void call_on_exit() {
+    if (spec_.on_return.empty()) return;
     const uint32_t words = words_read(spec_.on_return);
     saved_ = clobbered_by(spec_.on_return);
-    code_.put_bytes(exit.prefix.data(), exit.prefix.size());
     move_rsp(-static_cast<int32_t>(kFrame + 8));
     save_regs(words, kFrame + 16);
     code_.put({0x9f, 0x0f, 0x90, 0xc0});  // lahf; seto al
@@ -300,7 +320,6 @@ class Builder {
     code_.put({0x04, 0x7f, 0x9e});  // add al, 127: overflows as seto said; sahf
     restore_regs();
     move_rsp(static_cast<int32_t>(kFrame + 8));
-    code_.put_bytes(exit.ret.data(), exit.ret.size());
   }
 
   void return_half() {

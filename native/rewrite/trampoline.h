@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "../base/result.h"
@@ -28,10 +29,10 @@ struct HookCall {
   uint64_t stats = 0;       // struct hook_stats of CPU 0 (native/abi/agent.h)
   uint64_t cookie = 0;
   uint64_t hook_id = 0;
-  uint32_t ctx_read_mask = 0;  // words of pt_regs the program reads
-  bool escapes_ctx = true;     // reads more than the mask says: fill everything
+  uint32_t ctx_read_mask = 0;         // words of pt_regs the program reads
+  bool escapes_ctx = true;            // reads more than the mask says: fill everything
   uint32_t clobbers = kCallClobbers;  // words of the registers that the program changes
-  bool counted = true;         // false for the agent's own hooks
+  bool counted = true;                // false for the agent's own hooks
 };
 
 struct TrampolineSpec {
@@ -50,8 +51,9 @@ struct TrampolineSpec {
 
 /// The place of a function's `ret`: what stands before it is executed first.
 struct ExitSpec {
-  std::vector<uint8_t> prefix;  // relocated for TrampolineSpec::body
-  std::vector<uint8_t> ret;     // the instruction itself
+  /// The instructions in front of the `ret`, relocated for an address.
+  std::function<Result<std::vector<uint8_t>>(uint64_t dest)> prefix;
+  std::vector<uint8_t> ret;  // the instruction itself
 };
 
 struct Trampoline {
@@ -62,8 +64,9 @@ struct Trampoline {
 /// Fails with EOPNOTSUPP when something is out of reach of a rel32.
 Result<Trampoline> build_trampoline(const TrampolineSpec& spec);
 
-/// The body of an exit: the prefix, the programs of `spec.on_return`, the `ret`. Everything but
-/// what a return leaves undefined is kept: all registers and the flags.
+/// The body of an exit: the programs of `spec.on_entry`, if any (the entry's window ends in the
+/// `ret` then), the prefix, the programs of `spec.on_return`, the `ret`. All registers and the
+/// flags are as the function left them.
 Result<Trampoline> build_exit(const TrampolineSpec& spec, const ExitSpec& exit);
 
 /// A site in front of a `syscall` instruction whose call the agent may answer itself: the function

@@ -147,7 +147,8 @@ class Session {
     std::vector<rewrite::PcPair> pc_map;
     uint64_t head = 0, copy = 0, body = 0;
     uint32_t body_bytes = 0;
-    bool is_exit = false;
+    bool is_exit = false;  // its last instruction is a `ret` where returns are caught
+    bool is_entry = false;
     bool on = false;
   };
   struct Site {
@@ -157,6 +158,7 @@ class Session {
     uint64_t inode = 0;  // of the module's file
     std::unique_ptr<Patch> entry;
     std::vector<std::unique_ptr<Patch>> exits;
+    bool exits_planned = false;
     std::vector<Hook> hooks;
 
     [[nodiscard]] std::vector<Patch*> patches() const;
@@ -185,18 +187,20 @@ class Session {
   Result<Change> prepare(const SiteRequest& request);
   Result<Function> decode(uint64_t addr, uint32_t size);
   Result<void> plan_site(const SiteRequest& request, Site* site);
+  Result<void> plan_entry(const Function& function, uint64_t addr, Site* site);
   Result<void> plan_site_exits(const Function& function, Site* site);
   Result<rewrite::ExitPlan> plan_exits(const Function& function);
   void register_patches(const Site& site);
   void unregister_patches(const Site& site);
   Result<void> check_window(const Function& function, const rewrite::SitePlan& plan);
-  Result<std::unique_ptr<Patch>> make_patch(const Function& function,
-                                            const rewrite::SitePlan& plan, Arena* arena);
+  Result<std::unique_ptr<Patch>> make_patch(const Function& function, const rewrite::SitePlan& plan,
+                                            Arena* arena);
   Result<void> build(Change* change);
   Result<void> choose_hooks(Change* change);
   Result<void> build_bodies(Change* change);
   Result<rewrite::HookCall> hook_call(Hook* hook, const Site& site);
-  Result<void> put_body(Site* site, Patch* patch, rewrite::TrampolineSpec spec, Change* change);
+  Result<void> put_body(Site* site, Patch* patch, rewrite::TrampolineSpec spec, bool by_exit,
+                        Change* change);
   Result<ApplyReport> commit(std::vector<Change>* changes);
   Result<void> check_bytes(Change* change);
   Result<void> write_change(const Change& change, StoppedProcess* process, bool undo);

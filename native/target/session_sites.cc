@@ -335,14 +335,13 @@ Result<uint32_t> Session::check_exits(uint64_t addr, uint32_t size) {
   const Result<rewrite::ExitPlan> plan = plan_exits(function.value());
   if (!plan) return plan.error();
   const auto site = sites_.find(addr);
-  if (site != sites_.end() && !site->second->exits.empty()) {
-    return static_cast<uint32_t>(plan.value().exits.size());
-  }
+  const bool is_planned = site != sites_.end() && site->second->exits_planned;
   for (const rewrite::SitePlan& exit : plan.value().exits) {
+    if (is_planned) break;
     const Result<void> free = check_window(function.value(), exit);
     if (!free) return free.error();
   }
-  return static_cast<uint32_t>(plan.value().exits.size());
+  return static_cast<uint32_t>(plan.value().exits.size() + (plan.value().in_entry ? 1 : 0));
 }
 
 // Exits keep clear of the window of an entry probe, so that either can come later.
@@ -361,9 +360,8 @@ Result<void> Session::plan_site(const SiteRequest& request, Site* site) {
   }
   const bool by_ret = wants_return && request.exit_form == ExitForm::kRet;
   if (wants_return && !by_ret) wants_entry = true;
-  const bool needs_entry = wants_entry && site->entry == nullptr;
-  const bool needs_exits = by_ret && site->exits.empty();
-  if (needs_entry || needs_exits) {
+  const bool needs_exits = by_ret && !site->exits_planned;
+  if ((wants_entry && site->entry == nullptr) || needs_exits) {
     const Result<Function> function = decode(request.function, request.function_size);
     if (!function) return function.error();
     const Region& text = function.value().text;
@@ -374,23 +372,25 @@ Result<void> Session::plan_site(const SiteRequest& request, Site* site) {
       site->arena = arena.value();
       site->id = next_site_id_++;
     }
-    if (needs_entry) {
-      const Result<rewrite::SitePlan> plan =
-          rewrite::plan_site(function.value().view, request.addr);
-      if (!plan) return plan.error();
-      Result<std::unique_ptr<Patch>> patch =
-          make_patch(function.value(), plan.value(), site->arena);
-      if (!patch) return patch.error();
-      site->entry = std::move(patch.value());
-    }
-    if (needs_exits) {
-      const Result<void> planned = plan_site_exits(function.value(), site);
-      if (!planned) return planned;
-    }
+    Result<void> planned;
+    if (wants_entry) planned = plan_entry(function.value(), request.addr, site);
+    if (planned.ok() && needs_exits) planned = plan_site_exits(function.value(), site);
+    if (!planned) return planned;
   }
   if (wants_return && !by_ret && site->entry->plan.loops_to_site) {
     return fail(EOPNOTSUPP, "the function jumps back to its start: returns cannot be followed");
   }
+  return {};
+}
+
+Result<void> Session::plan_entry(const Function& function, uint64_t addr, Site* site) {
+  if (site->entry != nullptr) return {};
+  const Result<rewrite::SitePlan> plan = rewrite::plan_site(function.view, addr);
+  if (!plan) return plan.error();
+  Result<std::unique_ptr<Patch>> patch = make_patch(function, plan.value(), site->arena);
+  if (!patch) return patch.error();
+  site->entry = std::move(patch.value());
+  site->entry->is_entry = true;
   return {};
 }
 
@@ -404,7 +404,13 @@ Result<void> Session::plan_site_exits(const Function& function, Site* site) {
     patch.value()->is_exit = true;
     exits.push_back(std::move(patch.value()));
   }
+  if (plan.value().in_entry) {
+    const Result<void> planned = plan_entry(function, function.view.addr, site);
+    if (!planned) return planned;
+    site->entry->is_exit = true;
+  }
   site->exits = std::move(exits);
+  site->exits_planned = true;
   return {};
 }
 
@@ -531,38 +537,37 @@ Result<void> Session::build_bodies(Change* change) {
   for (Patch* patch : site->patches()) {
     spec.at_entry = patch->plan.at_entry && !patch->plan.loops_to_site;
     spec.copy = patch->copy;
-    if (patch->is_exit) {
-      spec.on_entry.clear();
-      spec.on_return = by_ret ? on_return : std::vector<rewrite::HookCall>();
-    } else {
-      spec.on_entry = on_entry;
-      spec.on_return = by_ret ? std::vector<rewrite::HookCall>() : on_return;
-      if (!spec.on_return.empty() && !spec.at_entry) {
-        return fail(EINVAL, "a return probe needs the start of a function");
-      }
+    spec.on_entry = patch->is_entry ? on_entry : std::vector<rewrite::HookCall>();
+    spec.on_return = patch->is_exit == by_ret ? on_return : std::vector<rewrite::HookCall>();
+    if (!by_ret && !spec.on_return.empty() && !spec.at_entry) {
+      return fail(EINVAL, "a return probe needs the start of a function");
     }
-    const Result<void> built = put_body(site, patch, spec, change);
+    const bool by_exit = by_ret && patch->is_exit && !spec.on_return.empty();
+    const Result<void> built = put_body(site, patch, spec, by_exit, change);
     if (!built) return built;
   }
   return {};
 }
 
-Result<void> Session::put_body(Site* site, Patch* patch, rewrite::TrampolineSpec spec,
+Result<void> Session::put_body(Site* site, Patch* patch, rewrite::TrampolineSpec spec, bool by_exit,
                                Change* change) {
   change->steps.push_back({patch, 0, 0, false});
   if (spec.on_entry.empty() && spec.on_return.empty()) return {};
   // Built where it will be: the next free address of the arena.
   spec.body = site->arena->base + align_up(site->arena->used, 16);
-  rewrite::ExitSpec exit;
-  if (patch->is_exit) {
-    Result<rewrite::RelocatedCode> prefix =
-        rewrite::relocate_exit_prefix(patch->window, patch->plan, spec.body);
-    if (!prefix) return prefix.error();
-    exit.prefix = std::move(prefix.value().code);
+  const auto build_exit = [&] {
+    rewrite::ExitSpec exit;
+    exit.prefix = [patch](uint64_t dest) -> Result<std::vector<uint8_t>> {
+      Result<rewrite::RelocatedCode> code =
+          rewrite::relocate_exit_prefix(patch->window, patch->plan, dest);
+      if (!code) return code.error();
+      return std::move(code.value().code);
+    };
     exit.ret = rewrite::exit_ret(patch->window, patch->plan);
-  }
+    return rewrite::build_exit(spec, exit);
+  };
   const Result<rewrite::Trampoline> trampoline =
-      patch->is_exit ? rewrite::build_exit(spec, exit) : rewrite::build_trampoline(spec);
+      by_exit ? build_exit() : rewrite::build_trampoline(spec);
   if (!trampoline) return trampoline.error();
   const std::vector<uint8_t>& code = trampoline.value().code;
   const Result<uint64_t> body = allocate(site->arena, code.size());

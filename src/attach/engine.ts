@@ -243,7 +243,8 @@ export class AttachEngine {
       if (at >= 0) site.hooks[at] = wish;
       else site.hooks.push(wish);
     }
-    if (added.some((hook) => hook.exitForm === 'balanced')) await this.#guardUnwinders(process, next, siteAt);
+    if (added.some((hook) => hook.exitForm === 'balanced'))
+      await this.#guardUnwinders(process, next, siteAt);
     const wishes: SiteWish[] = [...next.values()].filter(
       (site) => site.hooks.length > 0 || process.sites.has(site.addr),
     );

@@ -223,7 +223,7 @@ export function hooksRows(engine: AttachEngine): Row[] {
     {
       pattern: `${id}/site`,
       kind: 'generated',
-      doc: "old and new bytes of the site, or of each exit, and their disassembly",
+      doc: 'old and new bytes of the site, or of each exit, and their disassembly',
       handlers: { read: (context) => siteText(engine, context) },
     },
     {

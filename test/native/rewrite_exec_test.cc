@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Every relocatable entry of libc is executed twice with the same random registers, once where it
-// was linked and once relocated, one instruction at a time under ptrace; registers, flags, the
-// stack and the place where control goes next must be equal. Also states how many functions can be
-// probed.
+// Every relocatable entry and every return of libc is executed twice with the same random
+// registers, once where it was linked and once relocated, one instruction at a time under ptrace;
+// registers, flags, the stack and the place where control goes next must be equal. Also states how
+// many functions can be probed.
 #include <dlfcn.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -20,7 +21,7 @@
 #include <vector>
 
 #include "rewrite/emit.h"
-#include "rewrite/site_plan.h"
+#include "rewrite/exit_plan.h"
 #include "symbols/elf_symbols.h"
 #include "tap.h"
 #include "target/proc_maps.h"
@@ -147,7 +148,7 @@ int main() {
   const auto elf = symbols::read_elf_symbols(libc.path.c_str(), "/usr/lib/debug");
   if (!tap::ok(elf.ok() && libc.text != 0, "libc and its symbols are found")) return tap::done();
   const auto regions = target::read_regions(getpid());
-  const size_t arena_bytes = elf.value().symbols.size() * kCopyBytes;
+  const size_t arena_bytes = elf.value().symbols.size() * 4 * kCopyBytes;
   const auto hole =
       target::find_hole(regions.value(), libc.text, libc.text_end, (arena_bytes + 4095) & ~4095ull);
   if (!tap::ok(hole.has_value(), "room for the copies within reach")) return tap::done();
@@ -164,7 +165,8 @@ int main() {
   std::vector<Work> works;
   std::vector<std::vector<PcPair>> maps;
   std::map<std::string, int> refused;
-  int functions = 0;
+  int functions = 0, returning = 0, returning_by_ret = 0;
+  size_t exit_count = 0;
   uint64_t last = 0;
   for (const symbols::Symbol& symbol : elf.value().symbols) {
     const uint64_t addr = libc.bias + symbol.vaddr;
@@ -176,18 +178,37 @@ int main() {
     const auto function = decode_function(addr, static_cast<uint32_t>(symbol.size), bytes, reader);
     const auto plan =
         function.ok() ? plan_site(function.value(), addr) : Result<SitePlan>(function.error());
-    const uint64_t copy = reinterpret_cast<uint64_t>(arena) + works.size() * kCopyBytes;
-    const auto code = plan.ok() ? relocate(function.value(), plan.value(), copy)
-                                : Result<RelocatedCode>(plan.error());
-    if (!code) {
-      ++refused[code.error().reason];
-      continue;
+    std::vector<SitePlan> windows;
+    if (plan.ok()) windows.push_back(plan.value());
+    const bool returns =
+        function.ok() && std::any_of(function.value().insns.begin(), function.value().insns.end(),
+                                     [](const Insn& insn) { return insn.is_ret; });
+    SitePlan none;
+    none.site = addr;
+    const auto exits = function.ok() ? plan_exits(function.value(), plan.ok() ? plan.value() : none)
+                                     : Result<ExitPlan>(function.error());
+    if (exits.ok()) {
+      windows.insert(windows.end(), exits.value().exits.begin(), exits.value().exits.end());
+      exit_count += exits.value().exits.size();
     }
-    if (!is_comparable(function.value(), plan.value())) continue;
-    memcpy(reinterpret_cast<void*>(copy), code.value().code.data(), code.value().code.size());
-    works.push_back(
-        Work{elf.value().names.c_str() + symbol.name, plan.value(), copy, code.value().code});
-    maps.push_back(code.value().map);
+    returning += returns ? 1 : 0;
+    returning_by_ret += returns && exits.ok() ? 1 : 0;
+    if (!plan) ++refused[plan.error().reason];
+    for (const SitePlan& window : windows) {
+      const uint64_t copy = reinterpret_cast<uint64_t>(arena) + works.size() * kCopyBytes;
+      const auto code = works.size() < arena_bytes / kCopyBytes
+                            ? relocate(function.value(), window, copy)
+                            : Result<RelocatedCode>(fail(ENOSPC, "no room for the test"));
+      if (!code) {
+        ++refused[code.error().reason];
+        continue;
+      }
+      if (!is_comparable(function.value(), window)) continue;
+      memcpy(reinterpret_cast<void*>(copy), code.value().code.data(), code.value().code.size());
+      works.push_back(
+          Work{elf.value().names.c_str() + symbol.name, window, copy, code.value().code});
+      maps.push_back(code.value().map);
+    }
   }
   mprotect(arena, arena_bytes, PROT_READ | PROT_EXEC);
   int refusals = 0;
@@ -196,6 +217,9 @@ int main() {
     refusals += count;
   }
   printf("# %d functions, %d refused, %zu compared\n", functions, refusals, works.size());
+  printf("# %d functions return, %d (%.1f %%) by rets with room: %zu exits\n", returning,
+         returning_by_ret, 100.0 * returning_by_ret / returning, exit_count);
+  tap::ok(returning_by_ret * 100 >= returning * 80, "four fifths of them return by such rets");
   tap::ok(functions > 1000, "libc has functions");
   tap::ok(refusals * 100 <= functions, "at least 99 % of them take a jump");
 
@@ -225,6 +249,6 @@ int main() {
   }
   kill(child, SIGKILL);
   waitpid(child, nullptr, 0);
-  tap::equal(different, 0, "each relocated entry does what the original does");
+  tap::equal(different, 0, "each relocated entry and exit does what the original does");
   return tap::done();
 }

@@ -6,8 +6,10 @@
 //   == name                 begins a case
 //   -- bytes                hex of the function; a line may end in `; comment`
 //   -- at OFFSET            optional: probe inside the function
+//   -- exits                optional: plan the returns instead
 //   -- pad                  optional: hex of what follows the function
-//   -- expect               window N [loops] / copy hex ... | error ERRNO reason
+//   -- expect               exit +N window M, prefix ..., ret ... | in entry |
+//                           window N [loops] / copy hex ... | error ERRNO reason
 #include <dirent.h>
 
 #include <algorithm>
@@ -19,7 +21,7 @@
 #include <string>
 #include <vector>
 
-#include "rewrite/site_plan.h"
+#include "rewrite/exit_plan.h"
 #include "tap.h"
 
 namespace {
@@ -35,6 +37,7 @@ struct Case {
   std::vector<std::string> lines;  // everything before `-- expect`, verbatim
   std::vector<uint8_t> bytes, pad;
   uint64_t at = 0;
+  bool exits = false;
   std::string expected;
 };
 
@@ -59,6 +62,7 @@ std::vector<Case> read_cases(const std::string& path) {
     Case& current = cases.back();
     if (line.starts_with("-- ")) section = line.substr(3);
     if (section != "expect") current.lines.push_back(line);
+    if (line == "-- exits") current.exits = true;
     if (line.starts_with("-- at ")) current.at = strtoul(line.c_str() + 6, nullptr, 0);
     if (line.starts_with("-- ") || line.empty()) continue;
     if (section == "bytes") append_hex(line, &current.bytes);
@@ -82,6 +86,23 @@ std::string error_text(const Failure& failure) {
   return std::string("error ") + strerrorname_np(failure.errnum) + " " + failure.reason + "\n";
 }
 
+std::string exits_text(const FunctionView& function) {
+  const Result<SitePlan> entry = plan_site(function, kFunctionAddr);
+  SitePlan none;
+  none.site = kFunctionAddr;
+  const Result<ExitPlan> plan = plan_exits(function, entry.ok() ? entry.value() : none);
+  if (!plan) return error_text(plan.error());
+  std::string text = plan.value().in_entry ? "in entry\n" : "";
+  for (const SitePlan& exit : plan.value().exits) {
+    const Result<RelocatedCode> prefix = relocate_exit_prefix(function, exit, kCopyAddr);
+    if (!prefix) return error_text(prefix.error());
+    text += "exit +" + std::to_string(exit.site - kFunctionAddr) + " window " +
+            std::to_string(exit.window) + ", prefix " + hex_of(prefix.value().code) + ", ret " +
+            hex_of(exit_ret(function, exit)) + "\n";
+  }
+  return text;
+}
+
 std::string outcome(const Case& one) {
   std::vector<uint8_t> all = one.bytes;
   all.insert(all.end(), one.pad.begin(), one.pad.end());
@@ -89,6 +110,7 @@ std::string outcome(const Case& one) {
   const Result<FunctionView> function =
       decode_function(kFunctionAddr, static_cast<uint32_t>(one.bytes.size()), all, no_memory);
   if (!function) return error_text(function.error());
+  if (one.exits) return exits_text(function.value());
   const Result<SitePlan> plan = plan_site(function.value(), kFunctionAddr + one.at);
   if (!plan) return error_text(plan.error());
   const Result<RelocatedCode> copy = relocate(function.value(), plan.value(), kCopyAddr);
