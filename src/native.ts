@@ -151,7 +151,12 @@ export interface BpfObjectInfo {
 /** Loading and running eBPF objects, reading and writing maps. */
 export interface NativeBpf {
   /** Opens, relocates, validates and compiles on a worker thread. Rejects with ENOEXEC and a log. */
-  bpfLoad(request: { name: string; bytes: Buffer }): Promise<BpfObjectInfo>;
+  bpfLoad(request: {
+    name: string;
+    bytes: Buffer;
+    /** An object whose maps it goes on with, where they are of one make (native/bpf/loader.h). */
+    replaces?: number;
+  }): Promise<BpfObjectInfo>;
   /** Drops the daemon's references; maps and programs live on while a hook uses them. */
   bpfUnload(objectId: number): void;
   bpfMapInfo(mapId: number): BpfMapInfo;
@@ -195,6 +200,8 @@ export interface SiteWish {
   functionSize: number;
   /** With hooks on return. */
   exitForm?: ExitForm;
+  /** Calls that are under way end with the programs that they began with. */
+  letsFinish?: boolean;
   hooks: HookWish[];
 }
 
@@ -315,6 +322,8 @@ export interface NativeEvents {
     mapName: string;
     plan?: Buffer;
   }): number;
+  /** From here on records are formatted by `plan`, or as hex. @throws ENOENT */
+  eventsReplan(source: number, plan: Buffer | undefined): void;
   /** Delivers what is there, then stops reading. */
   eventsRemove(source: number): void;
 }

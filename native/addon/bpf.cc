@@ -35,7 +35,7 @@ void set_number(Napi::Object& object, const char* name, double value) {
   object.Set(name, Napi::Number::New(object.Env(), value));
 }
 
-Napi::Object map_to_js(Napi::Env env, const MapObject& map) {
+Napi::Object map_to_js(Napi::Env env, const MapObject& map, LoadedObject::MapTypes types) {
   Napi::Object info = Napi::Object::New(env);
   set_number(info, "id", map.id);
   info.Set("name", Napi::String::New(env, map.name));
@@ -45,8 +45,8 @@ Napi::Object map_to_js(Napi::Env env, const MapObject& map) {
   set_number(info, "maxEntries", map.view.max_entries);
   set_number(info, "flags", map.view.map_flags);
   set_number(info, "cpuCount", map.view.cpu_count);
-  set_number(info, "btfKeyType", map.btf_key_type);
-  set_number(info, "btfValueType", map.btf_value_type);
+  set_number(info, "btfKeyType", types.key);
+  set_number(info, "btfValueType", types.value);
   set_number(info, "storageBytes", static_cast<double>(map.view.storage_bytes));
   return info;
 }
@@ -78,7 +78,9 @@ Napi::Value object_to_js(Napi::Env env, LoadedObject loaded) {
   Napi::Object info = Napi::Object::New(env);
   set_number(info, "id", id);
   Napi::Array maps = Napi::Array::New(env, loaded.maps.size());
-  for (uint32_t i = 0; i < loaded.maps.size(); i++) maps.Set(i, map_to_js(env, *loaded.maps[i]));
+  for (uint32_t i = 0; i < loaded.maps.size(); i++) {
+    maps.Set(i, map_to_js(env, *loaded.maps[i], loaded.map_types[i]));
+  }
   info.Set("maps", maps);
   Napi::Array programs = Napi::Array::New(env, loaded.programs.size());
   for (uint32_t i = 0; i < loaded.programs.size(); i++) {
@@ -92,16 +94,17 @@ Napi::Value object_to_js(Napi::Env env, LoadedObject loaded) {
 
 class LoadWorker : public Napi::AsyncWorker {
  public:
-  LoadWorker(Napi::Env env, std::string name, std::vector<uint8_t> bytes)
+  LoadWorker(Napi::Env env, std::string name, std::vector<uint8_t> bytes, FormerMaps former)
       : Napi::AsyncWorker(env, "bpfLoad"),
         deferred_(Napi::Promise::Deferred::New(env)),
         name_(std::move(name)),
-        bytes_(std::move(bytes)) {}
+        bytes_(std::move(bytes)),
+        former_(std::move(former)) {}
 
   [[nodiscard]] Napi::Promise promise() const { return deferred_.Promise(); }
 
  protected:
-  void Execute() override { result_ = load_object(name_, bytes_, log_); }
+  void Execute() override { result_ = load_object(name_, bytes_, log_, former_); }
   void OnOK() override {
     const Napi::HandleScope scope(Env());
     if (result_) {
@@ -116,6 +119,7 @@ class LoadWorker : public Napi::AsyncWorker {
   Napi::Promise::Deferred deferred_;
   std::string name_;
   std::vector<uint8_t> bytes_;
+  FormerMaps former_;
   std::string log_;
   Result<LoadedObject> result_ = fail(EIO, "not loaded yet");
 };
@@ -147,8 +151,15 @@ Napi::Value bpf_load(const Napi::CallbackInfo& info) {
     return throw_failure(env, fail(EINVAL, "bpfLoad wants {name, bytes}"));
   }
   const auto buffer = bytes.As<Napi::Buffer<uint8_t>>();
-  auto* worker = new LoadWorker(env, name.As<Napi::String>().Utf8Value(),
-                                {buffer.Data(), buffer.Data() + buffer.Length()});
+  FormerMaps former;
+  const Napi::Value replaces = get(request.As<Napi::Object>(), "replaces");
+  if (replaces.IsNumber()) {
+    const auto it = objects().find(replaces.As<Napi::Number>().Uint32Value());
+    if (it != objects().end()) former.maps = it->second.maps;
+  }
+  auto* worker =
+      new LoadWorker(env, name.As<Napi::String>().Utf8Value(),
+                     {buffer.Data(), buffer.Data() + buffer.Length()}, std::move(former));
   Napi::Promise promise = worker->promise();
   worker->Queue();
   return promise;
@@ -175,7 +186,8 @@ bool check_size(const Napi::CallbackInfo& info, size_t argument, uint64_t want,
 
 Napi::Value bpf_map_info(const Napi::CallbackInfo& info) {
   const auto map = map_argument(info);
-  return map == nullptr ? info.Env().Undefined() : map_to_js(info.Env(), *map);
+  return map == nullptr ? info.Env().Undefined()
+                        : map_to_js(info.Env(), *map, {map->btf_key_type, map->btf_value_type});
 }
 
 Napi::Value bpf_map_lookup(const Napi::CallbackInfo& info) {

@@ -43,6 +43,18 @@ Napi::Value events_add(const Napi::CallbackInfo& info) {
   return Napi::Number::New(env, id.value());
 }
 
+Napi::Value events_replan(const Napi::CallbackInfo& info) {
+  std::vector<uint8_t> plan;
+  if (info[1].IsBuffer()) {
+    const auto bytes = info[1].As<Napi::Buffer<uint8_t>>();
+    plan.assign(bytes.Data(), bytes.Data() + bytes.Length());
+  }
+  const uint32_t id = info[0].As<Napi::Number>().Uint32Value();
+  const Result<void> done = Collector::instance().replan(id, plan);
+  if (!done) make_error(info.Env(), done.error()).ThrowAsJavaScriptException();
+  return info.Env().Undefined();
+}
+
 Napi::Value events_remove(const Napi::CallbackInfo& info) {
   Collector::instance().remove(info[0].As<Napi::Number>().Uint32Value());
   return info.Env().Undefined();
@@ -52,6 +64,7 @@ Napi::Value events_remove(const Napi::CallbackInfo& info) {
 
 void init_events(Napi::Env env, Napi::Object exports) {
   exports.Set("eventsAdd", Napi::Function::New<events_add>(env));
+  exports.Set("eventsReplan", Napi::Function::New<events_replan>(env));
   exports.Set("eventsRemove", Napi::Function::New<events_remove>(env));
 }
 

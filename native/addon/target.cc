@@ -123,6 +123,7 @@ SiteRequest site_request(const Napi::Object& object) {
     site.exit_form = form.As<Napi::String>().Utf8Value() == "ret" ? target::ExitForm::kRet
                                                                   : target::ExitForm::kBalanced;
   }
+  site.lets_finish = get_bool(object, "letsFinish");
   const Napi::Value hooks = get(object, "hooks");
   if (!hooks.IsArray()) return site;
   const auto list = hooks.As<Napi::Array>();

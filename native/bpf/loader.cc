@@ -6,6 +6,7 @@
 #include <bpf/libbpf.h>
 #include <linux/bpf.h>
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <memory>
@@ -60,37 +61,79 @@ void default_types(bpf_object* object) {
   }
 }
 
-// Types of what a ring carries, declared by __type(value, struct T). The kernel has no use for
-// them, so libbpf drops them and would have it refuse the size; our readers print records by them.
-struct RecordType {
-  const bpf_map* map;
-  uint32_t type;
+// What an object file says of a map, before anything is made of it.
+struct DeclaredMap {
+  bpf_map* map;
+  LoadedObject::MapTypes types;
+  std::vector<uint8_t> initial;  // of global variables
 };
 
-std::vector<RecordType> take_record_types(bpf_object* object) {
-  std::vector<RecordType> types;
+bool is_record_map(const bpf_map* map) {
+  const bpf_map_type type = bpf_map__type(map);
+  return type == BPF_MAP_TYPE_RINGBUF || type == BPF_MAP_TYPE_PERF_EVENT_ARRAY;
+}
+
+std::vector<DeclaredMap> take_declarations(bpf_object* object) {
+  std::vector<DeclaredMap> declared;
   bpf_map* map = nullptr;
   bpf_object__for_each_map(map, object) {
-    const bpf_map_type type = bpf_map__type(map);
-    if (type != BPF_MAP_TYPE_RINGBUF && type != BPF_MAP_TYPE_PERF_EVENT_ARRAY) continue;
-    types.push_back({map, bpf_map__btf_value_type_id(map)});
-    const uint32_t slot_bytes = type == BPF_MAP_TYPE_RINGBUF ? 0 : 4;
+    DeclaredMap one{map, {bpf_map__btf_key_type_id(map), bpf_map__btf_value_type_id(map)}, {}};
+    size_t size = 0;
+    const auto* bytes = static_cast<const uint8_t*>(bpf_map__initial_value(map, &size));
+    if (bytes != nullptr) one.initial.assign(bytes, bytes + size);
+    declared.push_back(std::move(one));
+    // Types of what a ring carries, declared by __type(value, struct T). The kernel has no use for
+    // them, so libbpf drops them and would have it refuse the size; our readers print by them.
+    if (!is_record_map(map)) continue;
+    const uint32_t slot_bytes = bpf_map__type(map) == BPF_MAP_TYPE_RINGBUF ? 0 : 4;
     bpf_map__set_key_size(map, slot_bytes);
     bpf_map__set_value_size(map, slot_bytes);
   }
-  return types;
+  return declared;
 }
 
-Result<LoadedObject> collect(bpf_object* object, const std::vector<RecordType>& record_types) {
-  LoadedObject loaded;
-  bpf_map* map = nullptr;
-  bpf_object__for_each_map(map, object) {
-    std::shared_ptr<MapObject> ours = map_of_fd(bpf_map__fd(map));
-    if (ours == nullptr) continue;  // not created, e.g. an empty section
-    ours->name = bpf_map__name(map);
-    for (const RecordType& record : record_types) {
-      if (record.map == map) ours->btf_value_type = record.type;
+bool may_go_on_with(const DeclaredMap& declared, const MapObject& former, bool same_file) {
+  const bpf_map* map = declared.map;
+  uint32_t entries = bpf_map__max_entries(map);
+  if (entries == 0 && bpf_map__type(map) == BPF_MAP_TYPE_PERF_EVENT_ARRAY) {
+    entries = possible_cpu_count();
+  }
+  const vm_map& view = former.view;
+  if (former.name != bpf_map__name(map) || view.type != bpf_map__type(map) ||
+      view.key_size != bpf_map__key_size(map) || view.value_size != bpf_map__value_size(map) ||
+      view.max_entries != entries ||
+      view.map_flags != (bpf_map__map_flags(map) & ~uint32_t{BPF_F_NUMA_NODE})) {
+    return false;
+  }
+  if (!bpf_map__is_internal(map) || same_file) return true;
+  return (view.map_flags & BPF_F_RDONLY_PROG) == 0 && former.initial == declared.initial;
+}
+
+bool go_on_with(const FormerMaps& former, std::vector<DeclaredMap>* declared) {
+  for (DeclaredMap& one : *declared) {
+    for (const std::shared_ptr<MapObject>& map : former.maps) {
+      if (!may_go_on_with(one, *map, former.same_file)) continue;
+      if (bpf_map__reuse_fd(one.map, map->storage.get()) != 0) return false;
+      break;
     }
+  }
+  return true;
+}
+
+Result<LoadedObject> collect(bpf_object* object, std::vector<DeclaredMap>* declared,
+                             const FormerMaps& former) {
+  LoadedObject loaded;
+  for (DeclaredMap& one : *declared) {
+    std::shared_ptr<MapObject> ours = map_of_fd(bpf_map__fd(one.map));
+    if (ours == nullptr) continue;  // not created, e.g. an empty section
+    const auto& kept = former.maps;
+    // Others are looking at a map that was there before.
+    if (std::find(kept.begin(), kept.end(), ours) == kept.end()) {
+      ours->name = bpf_map__name(one.map);
+      if (is_record_map(one.map)) ours->btf_value_type = one.types.value;
+      ours->initial = std::move(one.initial);
+    }
+    loaded.map_types.push_back(one.types);
     loaded.maps.push_back(std::move(ours));
   }
   bpf_program* program = nullptr;
@@ -115,7 +158,7 @@ Result<LoadedObject> collect(bpf_object* object, const std::vector<RecordType>& 
 }  // namespace
 
 Result<LoadedObject> load_object(const std::string& name, std::span<const uint8_t> file,
-                                 std::string& log) {
+                                 std::string& log, const FormerMaps& former) {
   const Result<void> shape = check_bpf_object(file);
   if (!shape) return shape.error();
   if (!libbpf_is_ours()) return fail(EIO, "libbpf is not bound to our bpf(2)");
@@ -128,11 +171,12 @@ Result<LoadedObject> load_object(const std::string& name, std::span<const uint8_
       bpf_object__open_mem(file.data(), file.size(), &options));
   if (object == nullptr) return fail(ENOEXEC, "libbpf cannot read the object");
   default_types(object.get());
-  const std::vector<RecordType> record_types = take_record_types(object.get());
+  std::vector<DeclaredMap> declared = take_declarations(object.get());
+  if (!go_on_with(former, &declared)) return fail(EMFILE, "no memory or descriptors left");
   const int error = bpf_object__load(object.get());
   if (error == -ENOMEM || error == -EMFILE) return fail(-error, "no memory or descriptors left");
   if (error != 0) return fail(ENOEXEC, "a program or map of the object was refused");
-  return collect(object.get(), record_types);
+  return collect(object.get(), &declared, former);
 }
 
 }  // namespace bpftime

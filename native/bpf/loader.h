@@ -13,13 +13,27 @@ namespace bpftime {
 /// What one object file became. Programs keep the maps they use alive by themselves.
 struct LoadedObject {
   std::vector<std::shared_ptr<MapObject>> maps;
+  // What their keys and values are, as type ids in this object's BTF; a map that was there before
+  // may have another object's. 0 = none.
+  struct MapTypes {
+    uint32_t key = 0, value = 0;
+  };
+  std::vector<MapTypes> map_types;
   std::vector<std::shared_ptr<ProgObject>> programs;
   std::vector<uint8_t> btf;  // raw .BTF, empty when the object has none
+};
+
+/// Maps that a new object goes on with instead of making its own: those of the same name, type,
+/// sizes and flags. Global variables (.data, .bss) only if they begin with the same values in both
+/// objects, constants (.rodata) never: a changed number in a source file must arrive.
+struct FormerMaps {
+  std::vector<std::shared_ptr<MapObject>> maps;
+  bool same_file = false;  // they were made for these very bytes: constants, too
 };
 
 /// Loads every program of the object. Any thread. `log` gets libbpf's warnings and the
 /// validator's. ENOEXEC (and the reason), EFBIG, ENOMEM, EIO: libbpf is not bound to us.
 Result<LoadedObject> load_object(const std::string& name, std::span<const uint8_t> file,
-                                 std::string& log);
+                                 std::string& log, const FormerMaps& former = {});
 
 }  // namespace bpftime

@@ -29,6 +29,7 @@ struct MapObject {
   uint32_t btf_key_type = 0, btf_value_type = 0;  // type ids in the object's BTF; 0 = none
   std::shared_ptr<BtfObject> btf;                 // what the two refer to; may be null
   std::atomic<bool> frozen = false;               // bpf(2) may not change it any more
+  std::vector<uint8_t> initial;  // global variables: what the object file said they begin with
   ~MapObject();
 };
 

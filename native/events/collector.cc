@@ -103,6 +103,21 @@ Result<uint32_t> Collector::add(SourceSpec spec) {
   return id;
 }
 
+Result<void> Collector::replan(uint32_t id, const std::vector<uint8_t>& bytes) {
+  std::optional<FormatPlan> plan;
+  if (!bytes.empty()) {
+    Result<FormatPlan> parsed = FormatPlan::parse(bytes);
+    if (!parsed) return parsed.error();
+    plan = std::move(parsed.value());
+  }
+  const std::lock_guard lock(mutex_);
+  const auto it = sources_.find(id);
+  if (it == sources_.end()) return fail(ENOENT, "no such source");
+  drain(it->second.get());
+  it->second->plan = std::move(plan);
+  return {};
+}
+
 void Collector::remove(uint32_t id) {
   const std::lock_guard lock(mutex_);
   const auto it = sources_.find(id);

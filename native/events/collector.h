@@ -42,6 +42,8 @@ class Collector {
 
   /// ENOENT when there is no such map.
   Result<uint32_t> add(SourceSpec spec);
+  /// From here on records are formatted by `plan`; those that lie in the ring by the former one.
+  Result<void> replan(uint32_t id, const std::vector<uint8_t>& plan);
   /// Delivers what is in the ring, then forgets the source.
   void remove(uint32_t id);
 

@@ -52,6 +52,8 @@ struct SiteRequest {
   uint64_t function = 0;  // start of the function around it
   uint32_t function_size = 0;
   ExitForm exit_form = ExitForm::kNone;  // for hooks on return
+  // Calls that are under way end with the programs that they began with, also when those go.
+  bool lets_finish = false;
   std::vector<HookRequest> hooks;
 };
 

@@ -178,6 +178,8 @@ Result<void> Session::write_slots(const Change& change, bool undo) {
   for (const auto* hooks : {&change.dropped, &change.hooks}) {
     for (const Hook& hook : *hooks) {
       const bool is_dropped = hooks == &change.dropped;
+      // A call that is between two programs must not miss both.
+      if (is_dropped && change.request.lets_finish) continue;
       if (!is_dropped && hook.request.enabled) continue;
       const Result<void> wrote = put(hook.slot, undo ? &hook.entry : &stub, sizeof stub);
       if (!wrote) return wrote;

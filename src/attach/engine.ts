@@ -1,13 +1,14 @@
 // Attaches and detaches: resolves, enters, applies, remembers. One operation at a time per process;
 // a failure at any step leaves the process and our memory of it as they were.
 import { DETACH_ALL_ATTEMPTS, LEAVE_RETRY_MAX_MS, LEAVE_RETRY_MS } from '../config.js';
-import { FsError, fail, refusalOf } from '../errors.js';
+import { type FsError, fail, refusalOf } from '../errors.js';
 import { type BpfObjectInfo, type NativeError, native, type SiteWish } from '../native.js';
 import { readFacts } from '../process/identity.js';
 import { type Place, resolvePlace, unwinderEntries } from '../symbols/resolve.js';
 import type { Caller, Pid } from '../types.js';
 import { exitFormOf } from './exits.js';
 import { armGuard, disarmGuard } from './guard.js';
+import { loadObject } from './load.js';
 import { type AttachDir, type HookPlan, planObject } from './plan.js';
 import {
   type AttachedObject,
@@ -32,6 +33,8 @@ export interface AttachRequest {
 /** Told about every change, so that files and streams can follow. */
 export interface AttachObserver {
   attached(process: EnteredProcess, object: AttachedObject): void;
+  /** `object` took the place of `former`; maps of one id are one map. */
+  replaced(process: EnteredProcess, former: AttachedObject, object: AttachedObject): void;
   detached(process: EnteredProcess, object: AttachedObject): void;
   /** After `detached`: nobody removed the file, the program that it was attached to is gone. */
   lost(process: EnteredProcess, object: AttachedObject): void;
@@ -79,7 +82,10 @@ export class AttachEngine {
   async attach(request: AttachRequest): Promise<AttachedObject> {
     return await this.#serially(request.pid, async () => {
       refuseProcess(request.pid, request.caller.pid);
-      const info = await loadObject(request);
+      const known = this.#processes.get(request.pid);
+      const isKnown = known !== undefined && (await this.#stillSame(known));
+      const former = isKnown ? known.objects.get(request.path) : undefined;
+      const info = await loadObject(request.name, request.bytes, former);
       try {
         return await this.#attachLoaded(request, info);
       } catch (error) {
@@ -114,19 +120,33 @@ export class AttachEngine {
       await this.#leaveIfIdle(process);
       throw error;
     }
-    if (former) this.#forget(process, former);
+    await this.#show(process, object, former);
+    if (former) native.bpfUnload(former.info.id);
+    return object;
+  }
+
+  /** Tells the observer; when that fails everything is as before. */
+  async #show(
+    process: EnteredProcess,
+    object: AttachedObject,
+    former: AttachedObject | undefined,
+  ): Promise<void> {
     process.objects.set(object.path, object);
     try {
-      this.#observer.attached(process, object);
+      if (former) this.#observer.replaced(process, former, object);
+      else this.#observer.attached(process, object);
     } catch (error) {
       // The hooks are live, but nobody could see or remove them: take them out again.
-      await this.#change(process, [], object.hooks);
+      await this.#change(process, former?.hooks ?? [], object.hooks);
       process.objects.delete(object.path);
       this.#observer.detached(process, object);
+      if (former) {
+        process.objects.set(former.path, former);
+        this.#observer.attached(process, former);
+      }
       await this.#leaveIfIdle(process);
       throw error;
     }
-    return object;
   }
 
   async #resolve(pid: Pid, plan: HookPlan): Promise<Place> {
@@ -245,9 +265,10 @@ export class AttachEngine {
     }
     if (added.some((hook) => hook.exitForm === 'balanced'))
       await this.#guardUnwinders(process, next, siteAt);
-    const wishes: SiteWish[] = [...next.values()].filter(
-      (site) => site.hooks.length > 0 || process.sites.has(site.addr),
-    );
+    const letsFinish = added.length > 0 && removed.length > 0;
+    const wishes: SiteWish[] = [...next.values()]
+      .filter((site) => site.hooks.length > 0 || process.sites.has(site.addr))
+      .map((site) => ({ ...site, letsFinish }));
     const report = await this.#apply(process, wishes, added);
     for (const site of next.values()) {
       if (site.hooks.length > 0) process.sites.set(site.addr, site);
@@ -402,41 +423,4 @@ function refuseProcess(pid: Pid, callerPid: number): void {
   if (facts.tracer !== 0) {
     fail('EBUSY', `${pid}: process ${facts.tracer} traces it, e.g. a debugger (detach that first)`);
   }
-}
-
-async function loadObject(request: AttachRequest): Promise<BpfObjectInfo> {
-  try {
-    return await native.bpfLoad({ name: objectName(request.name), bytes: request.bytes });
-  } catch (error) {
-    const { log } = error as NativeError;
-    const refusal = refusalOf(error, request.name);
-    if (!refusal) throw error;
-    const detail = log ? `: ${reasonIn(log)}` : hintFor(refusal);
-    throw new FsError(refusal.errno, refusal.reason + detail, { cause: error });
-  }
-}
-
-/** What to do about bytes that are no object of ours, where the sentence does not say it. */
-function hintFor({ errno, reason }: FsError): string {
-  const isSaid = errno !== 'ENOEXEC' || reason.includes('clang');
-  return isSaid ? '' : ' (compile with clang -g -O2 -target bpf -c)';
-}
-
-/** What a person needs of libbpf's log: the last word on the program, else libbpf's first. */
-function reasonIn(log: string): string {
-  const lines = log.trimEnd().split('\n');
-  const end = lines.findIndex((line) => line.includes('-- END PROG LOAD LOG --'));
-  if (end <= 0) return lines[0] ?? '';
-  const program = /prog '([^']*)'/.exec(lines[0] ?? '')?.[1];
-  return `${program === undefined ? '' : `program ${program}, `}${lines[end - 1]}`;
-}
-
-/** libbpf names internal maps after the object; keep it short and plain. */
-function objectName(file: string): string {
-  return (
-    file
-      .replace(/\.bpf\.o$|\.o$/, '')
-      .replace(/[^A-Za-z0-9_]/g, '_')
-      .slice(0, 15) || 'object'
-  );
 }

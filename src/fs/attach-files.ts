@@ -44,7 +44,27 @@ export class AttachFiles implements AttachObserver {
     for (const hook of object.hooks) {
       this.#fs.publish(`${base}/hooks/by-id/${hook.id}`, '/procs/<pid>/hooks/by-id/<id>');
     }
+    this.#showMaps(process, object);
+  }
+
+  /** Maps that both objects have keep their files, their readers and what is in them. */
+  replaced(process: EnteredProcess, former: AttachedObject, object: AttachedObject): void {
+    for (const [name, map] of process.maps) {
+      const info = object.info.maps.find((one) => one.id === map.info.id);
+      if (map.object !== former || !info) continue;
+      process.maps.set(name, { name, info, object });
+      const source = this.#sources.get(info.id);
+      if (source !== undefined) native.eventsReplan(source, planOfRecord(object.info, info));
+    }
+    this.detached(process, former);
+    this.attached(process, object);
+  }
+
+  #showMaps(process: EnteredProcess, object: AttachedObject): void {
+    const base = this.#base(process);
+    const shown = new Set([...process.maps.values()].map((map) => map.info.id));
     for (const info of object.info.maps) {
+      if (shown.has(info.id)) continue;
       const map = nameMap(process, { name: info.name, info, object });
       const path = `${base}/maps/${map.name}`;
       this.#fs.publish(path, '/procs/<pid>/maps/<map>');

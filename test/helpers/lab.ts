@@ -180,9 +180,9 @@ export class Lab {
     return this.start('cat', [path]);
   }
 
-  /** Compiles test/targets/bpf/NAME.bpf.c; returns the object's path. */
-  bpf(name: string, defines: string[] = []): string {
-    const path = join(this.scratch, `${name}.bpf.o`);
+  /** Compiles test/targets/bpf/NAME.bpf.c as `as`; returns the object's path. */
+  bpf(name: string, defines: string[] = [], as = name): string {
+    const path = join(this.scratch, `${as}.bpf.o`);
     if (!existsSync(path)) writeFileSync(path, compileBpf(name, defines));
     return path;
   }

@@ -113,6 +113,37 @@ static void test_maps(const std::string& dir) {
   equal(run(object, "custom"), 42, "custom section");
 }
 
+static void test_replacement(const std::string& dir) {
+  std::string log;
+  const std::vector<uint8_t> file = read_file(dir + "/maps.bpf.o");
+  Result<LoadedObject> first = load_object("maps", file, log);
+  if (!ok(first.ok(), "loads")) return;
+  run(*first, "count", 5, 10);
+  run(*first, "globals");
+  FormerMaps former;
+  former.maps = first->maps;
+  Result<LoadedObject> second = load_object("maps", file, log, former);
+  if (!ok(second.ok(), "loads with the maps of another")) return;
+  ok(log.empty(), "without a warning");
+  ok(map_named(*second, "counts") == map_named(*first, "counts"), "a hash is the same map");
+  ok(map_named(*second, "samples") == map_named(*first, "samples"), "so are perf buffers");
+  ok(map_named(*second, "maps.data") == map_named(*first, "maps.data"), "and variables");
+  ok(map_named(*second, "maps.rodata") != map_named(*first, "maps.rodata"), "not constants");
+  ok(second->map_types.size() == second->maps.size(), "types of every map are known");
+  equal(run(*second, "count", 5, 1), 22, "counting goes on: 20, and twice one");
+  equal(run(*second, "globals"), 128, "so do variables");
+  former.same_file = true;
+  Result<LoadedObject> third = load_object("maps", file, log, former);
+  ok(third.ok() && map_named(*third, "maps.rodata") == map_named(*first, "maps.rodata"),
+     "the same file again: constants, too");
+  MapSpec wider{BPF_MAP_TYPE_HASH, 4, 16, 1024, 0, "counts"};
+  Result<std::shared_ptr<MapObject>> other = create_map(wider);
+  former.maps = {*other};
+  former.same_file = false;
+  Result<LoadedObject> fourth = load_object("maps", file, log, former);
+  ok(fourth.ok() && map_named(*fourth, "counts") != *other, "a map of another size stays away");
+}
+
 static void test_lifetime(const std::string& dir) {
   uint32_t prog_id = 0, map_id = 0;
   std::shared_ptr<ProgObject> kept;
@@ -211,6 +242,7 @@ int main(int argc, char** argv) {
   const std::string dir = BPF_OBJECT_DIR;
   ok(libbpf_is_ours(), "libbpf's bpf(2) is ours");
   test_maps(dir);
+  test_replacement(dir);
   test_lifetime(dir);
   test_other_objects(dir);
   test_refusals(dir, argv[0]);
