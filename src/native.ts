@@ -287,7 +287,7 @@ export interface ElfSymbols {
   sizes: Uint32Array;
   /** Offset of the NUL-terminated name in `names`. */
   nameOffsets: Uint32Array;
-  /** 0 function, 1 ifunc, 2 object; +8 when local. */
+  /** 0 function, 1 ifunc, 2 object; +8 when local, +16 when compiled by Go. */
   kinds: Uint8Array;
   names: Buffer;
   segments: { vaddr: bigint; fileOff: bigint; fileSize: bigint; exec: boolean }[];

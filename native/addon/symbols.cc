@@ -40,7 +40,8 @@ class ReadSymbols : public Napi::AsyncWorker {
       addrs[i] = symbol.vaddr;
       sizes[i] = static_cast<uint32_t>(std::min<uint64_t>(symbol.size, UINT32_MAX));
       names[i] = symbol.name;
-      kinds[i] = static_cast<uint8_t>(static_cast<uint8_t>(symbol.kind) | (symbol.local ? 8 : 0));
+      kinds[i] = static_cast<uint8_t>(static_cast<uint8_t>(symbol.kind) | (symbol.local ? 8 : 0) |
+                                      (symbol.is_go ? 16 : 0));
     }
     Napi::Array segments = Napi::Array::New(env, elf.segments.size());
     for (uint32_t i = 0; i < elf.segments.size(); ++i) {

@@ -15,6 +15,7 @@
 #include <memory>
 
 #include "../base/scoped_fd.h"
+#include "go_symbols.h"
 
 namespace bpftime::symbols {
 
@@ -228,6 +229,12 @@ Result<ElfSymbols> read_elf_symbols(const char* path, const char* debug_root) {
   read_build_id(elf.get(), &out);
   read_sections(elf.get(), true, &code, &out);
   read_debug_file(debug_root, &out);
+  read_go_symbols(elf.get(), &out);
+  if (code.empty()) {
+    for (const Segment& s : out.segments) {
+      if (s.exec) code.push_back(Section{s.vaddr, s.vaddr + s.mem_size});
+    }
+  }
   finish(code, &out);
   return out;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Function symbols of an ELF file: .symtab, .dynsym, .gnu_debugdata, and the separate debug file
-// that its build-id names. Input is hostile: every offset and count is checked, limits apply.
+// Function symbols of an ELF file: .symtab, .dynsym, .gnu_debugdata, the separate debug file that
+// its build-id names, and the Go runtime's own table (go_pclntab.h). Input is hostile: every offset
+// and count is checked, limits apply.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +19,7 @@ struct Symbol {
   uint64_t size = 0;   // bytes; 0 in the file: distance to the next symbol or the section's end
   uint32_t name = 0;   // offset in ElfSymbols::names
   SymbolKind kind = SymbolKind::kFunction;
+  bool is_go = false;  // in the Go runtime's own table: Go code, with its stacks and registers
   bool local = false;  // STB_LOCAL, or an old version that nobody links against any more
 };
 

@@ -8,6 +8,7 @@ import { fail } from '../errors.js';
 import { native } from '../native.js';
 import { readFacts } from '../process/identity.js';
 import { readModules } from '../process/modules.js';
+import { escapeSymbol } from '../symbols/name.js';
 import { loadModule, loadModules, resolvePlace } from '../symbols/resolve.js';
 import { asPid, type Pid } from '../types.js';
 import { keyedLines, table } from './format.js';
@@ -62,7 +63,7 @@ async function symbolsText(pid: Pid, name: string): Promise<string> {
     if (symbol.kind === 'object') continue;
     // nm's columns: run-time address, size, t for local and T for global, i for ifunc.
     const type = symbol.kind === 'ifunc' ? 'i' : symbol.local ? 't' : 'T';
-    text += `${hex(loaded.bias + symbol.vaddr)} ${symbol.size} ${type} ${symbol.name}\n`;
+    text += `${hex(loaded.bias + symbol.vaddr)} ${symbol.size} ${type} ${symbol.isGo ? escapeSymbol(symbol.name) : symbol.name}\n`;
   }
   return text;
 }

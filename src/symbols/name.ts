@@ -1,4 +1,5 @@
 // How people name a place in a process: `sym`, `module:sym`, `sym+0x1c`, `0xADDR`, `module:0xOFF`.
+// What a file name cannot hold is written %2f in a symbol: `net%2fhttp.(*conn).serve`.
 // Pure parsing; src/symbols/resolve.ts finds what is meant.
 import { fail } from '../errors.js';
 
@@ -14,6 +15,28 @@ export interface PlaceName {
   offset: bigint;
   /** `sym,TAG`: distinguishes several objects on one place. */
   tag: string | undefined;
+}
+
+/**
+ * Characters of symbols that a file name or this grammar has another use for. Go's linker writes
+ * `%2e` for a dot in its own names; those three digits stay as they are.
+ */
+const ESCAPES: readonly [char: string, written: string][] = [
+  ['/', '%2f'],
+  [',', '%2c'],
+  [':', '%3a'],
+];
+
+/** A Go symbol as one writes it here: `net%2fhttp.(*conn).serve`. */
+export function escapeSymbol(name: string): string {
+  return ESCAPES.reduce((text, [char, written]) => text.replaceAll(char, written), name);
+}
+
+function unescapeSymbol(text: string): string {
+  if (!text.includes('%')) return text;
+  return text.replace(/%(2f|2c|3a)/gi, (written) =>
+    String.fromCharCode(Number.parseInt(written.slice(1), 16)),
+  );
 }
 
 const NUMBER = /^0x[0-9a-fA-F]{1,16}$/;
@@ -37,7 +60,7 @@ export function parsePlace(input: string): PlaceName {
     return { text, module, symbol: undefined, offset: BigInt(rest), tag };
   }
   const plus = rest.lastIndexOf('+');
-  if (plus <= 0) return { text, module, symbol: rest, offset: 0n, tag };
+  if (plus <= 0) return { text, module, symbol: unescapeSymbol(rest), offset: 0n, tag };
   const digits = rest.slice(plus + 1);
   if (!NUMBER.test(digits) && !/^\d{1,10}$/.test(digits)) {
     fail(
@@ -45,5 +68,6 @@ export function parsePlace(input: string): PlaceName {
       `${input}: ${digits || 'nothing'} is not an offset (write ${rest.slice(0, plus)}+0x1c)`,
     );
   }
-  return { text, module, symbol: rest.slice(0, plus), offset: BigInt(digits), tag };
+  const symbol = unescapeSymbol(rest.slice(0, plus));
+  return { text, module, symbol, offset: BigInt(digits), tag };
 }

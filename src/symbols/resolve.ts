@@ -1,12 +1,13 @@
 // From a place name to an address in a live process. The order of preference is the contract of
-// docs: exact name, then a single match that differs only in case; several are ENOTUNIQ.
+// docs: exact name, then a single match that differs only in case, then a Go function by the last
+// element of its package; several are ENOTUNIQ.
 import { stat } from 'node:fs/promises';
 import { DEBUG_ROOT, SYMBOL_TABLES_MAX, SYSCALL_SCAN_MAX_BYTES } from '../config.js';
 import { fail, refusalOf } from '../errors.js';
 import { native } from '../native.js';
 import { loadBias, type Module, modulePathForUs, readModules } from '../process/modules.js';
 import type { Addr, Pid } from '../types.js';
-import { type PlaceName, parsePlace } from './name.js';
+import { escapeSymbol, type PlaceName, parsePlace } from './name.js';
 import { type ModuleSymbol, SymbolTable } from './table.js';
 
 /** Where a probe goes. */
@@ -22,7 +23,7 @@ export interface Place {
   addr: Addr;
   /** All names of the function. */
   names: string[];
-  /** The module was made by the Go compiler. */
+  /** The function was made by the Go compiler or assembler. */
   isGoCode: boolean;
 }
 
@@ -110,6 +111,7 @@ function choose(name: PlaceName, modules: LoadedModule[], pid: Pid): Candidate {
   const wanted = name.symbol!;
   let found = collect(modules, (table) => table.find(wanted));
   if (found.length === 0) found = collect(modules, (table) => table.findIgnoringCase(wanted));
+  if (found.length === 0) found = collect(modules, (table) => table.findGoName(wanted));
   // A public function wins over static ones of the same name elsewhere.
   const global = found.filter((one) => !one.symbol.local);
   if (found.length > 1 && global.length === 1) found = global;
@@ -118,14 +120,17 @@ function choose(name: PlaceName, modules: LoadedModule[], pid: Pid): Candidate {
     const list = found
       .slice(0, 8)
       .map(
-        (one) => `${one.loaded.module.name}:${one.symbol.name}@0x${one.symbol.vaddr.toString(16)}`,
+        (one) =>
+          `${one.loaded.module.name}:${escapeSymbol(one.symbol.name)}@0x${one.symbol.vaddr.toString(16)}`,
       );
     fail(
       'ENOTUNIQ',
       `${name.text}: ${found.length} candidates: ${list.join(' ')} (write module:symbol)`,
     );
   }
-  const near = [...new Set(modules.flatMap((loaded) => loaded.table.near(wanted)))].slice(0, 3);
+  const near = [...new Set(modules.flatMap((loaded) => loaded.table.near(wanted)))]
+    .slice(0, 3)
+    .map(escapeSymbol);
   const hint =
     near.length > 0 ? `did you mean ${near.join(', ')}` : `see symbols/ of process ${pid}`;
   return fail('ENOENT', `${name.text}: no such function in ${whereOf(modules)} (${hint})`);
@@ -137,9 +142,6 @@ function whereOf(modules: LoadedModule[]): string {
     ? `${names.join(', ')} and ${modules.length - 3} more`
     : names.join(', ');
 }
-
-/** Every Go program has the function that grows its small stacks. */
-const isGo = (loaded: LoadedModule) => loaded.table.find('runtime.morestack').length > 0;
 
 function placeOfSymbol(name: PlaceName, { loaded, symbol }: Candidate): Place {
   if (symbol.kind === 'ifunc') {
@@ -163,7 +165,7 @@ function placeOfSymbol(name: PlaceName, { loaded, symbol }: Candidate): Place {
     functionSize: symbol.size,
     addr: (functionAddr + name.offset) as Addr,
     names: loaded.table.namesAt(symbol.vaddr),
-    isGoCode: isGo(loaded),
+    isGoCode: symbol.isGo,
   };
 }
 
@@ -199,7 +201,7 @@ function placeOfAddress(name: PlaceName, modules: LoadedModule[]): Place {
       functionSize: symbol.size,
       addr,
       names: loaded.table.namesAt(symbol.vaddr),
-      isGoCode: isGo(loaded),
+      isGoCode: symbol.isGo,
     };
   }
   return fail('ENOENT', `${name.text}: no executable code there`);

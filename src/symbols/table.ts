@@ -10,6 +10,8 @@ export interface ModuleSymbol {
   size: number;
   kind: 'function' | 'ifunc' | 'object';
   local: boolean;
+  /** Go code, with small stacks and registers of its own. */
+  isGo: boolean;
 }
 
 const KINDS = ['function', 'ifunc', 'object'] as const;
@@ -20,6 +22,7 @@ export class SymbolTable {
   readonly elf: ElfSymbols;
   #byName: Map<string, number[]> | undefined;
   #byLower: Map<string, number[]> | undefined;
+  #byGoName: Map<string, number[]> | undefined;
 
   constructor(elf: ElfSymbols) {
     this.elf = elf;
@@ -44,6 +47,7 @@ export class SymbolTable {
       size: this.elf.sizes[index]!,
       kind: KINDS[kind & 7] ?? 'function',
       local: (kind & 8) !== 0,
+      isGo: (kind & 16) !== 0,
     };
   }
 
@@ -75,6 +79,26 @@ export class SymbolTable {
       }
     }
     return (this.#byLower.get(name.toLowerCase()) ?? []).map((i) => this.at(i));
+  }
+
+  /**
+   * Go functions by the name that Go source has for them: the last element of the package's
+   * path: `http.Get` is `net/http.Get`.
+   */
+  findGoName(name: string): ModuleSymbol[] {
+    if (!this.#byGoName) {
+      this.#byGoName = new Map();
+      for (let i = 0; i < this.count; i++) {
+        if ((this.elf.kinds[i]! & 16) === 0) continue;
+        const full = this.#name(i);
+        // Type arguments and receivers may hold paths of their own.
+        const slash = full.slice(0, full.search(/[[(]|$/)).lastIndexOf('/');
+        if (slash < 0) continue;
+        const short = full.slice(slash + 1);
+        this.#byGoName.set(short, [...(this.#byGoName.get(short) ?? []), i]);
+      }
+    }
+    return (this.#byGoName.get(name) ?? []).map((i) => this.at(i));
   }
 
   /** The function that contains a link-time address. */
