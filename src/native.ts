@@ -177,10 +177,12 @@ export interface NativeBpf {
 
 /**
  * One program at one site. `progId` 0 is the agent's own: it restores return addresses, or, with
- * `answersSigaction`, stands in for a system call of rt_sigaction.
+ * `answersSigaction`, stands in for a system call of rt_sigaction, or, with `followsLoader`, tells
+ * when modules come and go.
  */
 export interface HookWish {
   answersSigaction?: boolean;
+  followsLoader?: boolean;
   hookId: number;
   progId: number;
   onReturn: boolean;
@@ -263,6 +265,14 @@ export interface NativeTarget {
   targetArmGuard(session: number): Promise<void>;
   /** Gives the signals back. Rejects with EBUSY while a thread is inside our code. */
   targetDisarmGuard(session: number): Promise<void>;
+  /**
+   * Who hears of modules that come and go, for all sessions. The target waits, for a while, until
+   * `event` is settled.
+   */
+  targetOnLoads(listener: (session: number, event: number) => void): void;
+  /** Whether anything waits for modules: while nothing does nobody is told. */
+  targetWantLoads(session: number, wanted: boolean): Promise<void>;
+  targetSettleLoads(session: number, event: number): Promise<void>;
   /** Takes everything of ours out. Rejects with EBUSY while a thread is inside: ask again. */
   targetLeave(session: number): Promise<void>;
   /** Drops a session whose process is gone. */

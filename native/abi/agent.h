@@ -31,6 +31,7 @@ struct agent_header {
   u32 guard_install; /* remote calls: result in rax at the int3 */
   u32 guard_remove;
   u32 pid_page_off;               /* struct rt_pid_page, inside the data, page aligned */
+  u32 loader_event;               /* agent_loader_event(struct probe_frame *) */
   u32 helpers[AGENT_HELPERS_MAX]; /* by BPF_FUNC id; 0 = not offered */
 };
 
@@ -75,7 +76,24 @@ struct agent_state {
   struct shadow_stack *shadows; /* SHADOW_THREADS of them; null until the first return probe */
   u64 shadow_misses;            /* returns not followed: stack or table full */
   u64 unwound;                  /* returns cut short by an exception or a forced unwind */
+  struct load_gate *gate; /* shared with the daemon; null until something waits for a module */
 };
+
+/* How a process that loads or unloads modules lets the daemon put its probes in before any code of
+ * them runs. A page shared with the daemon; every u32 of it but `wanted` may be a futex. */
+struct load_gate {
+  u32 version;      /* AGENT_V1 */
+  u32 wanted;       /* daemon: 1 while something waits for a module; else nobody is told */
+  u32 event;        /* agent: how often the loader changed its list of modules */
+  u32 seen;         /* daemon: the last event that it woke up for, written at once */
+  u32 settled;      /* daemon: the last event whose consequences are in force */
+  u32 unanswered;   /* agent: the daemon did not answer when `seen` was `absent_since` */
+  u32 absent_since; /* agent */
+  u32 reserved;
+};
+#define LOAD_SEEN_NS 100000000ull     /* without an answer within this time there is no daemon */
+#define LOAD_SETTLED_NS 2000000000ull /* the longest a load waits for a daemon that is alive */
+ABI_ASSERT(sizeof(struct load_gate) == 32, "mapped by daemons and agents of one version");
 
 /* One request of map_batch, executed in order by the stopped thread. */
 enum map_op { MAP_OP_FD = 1, MAP_OP_ANON = 2, MAP_OP_UNMAP = 3, MAP_OP_WIPE_ON_FORK = 4 };

@@ -133,6 +133,7 @@ SiteRequest site_request(const Napi::Object& object) {
     request.hook_id = get_u32(hook, "hookId");
     request.kind = get_u32(hook, "progId") != 0         ? HookKind::kProgram
                    : get_bool(hook, "answersSigaction") ? HookKind::kSigaction
+                   : get_bool(hook, "followsLoader")    ? HookKind::kLoaderEvent
                                                         : HookKind::kRestoreReturns;
     request.prog_id = get_u32(hook, "progId");
     request.on_return = get_bool(hook, "onReturn");
@@ -177,6 +178,44 @@ Napi::Value target_check_exits(const Napi::CallbackInfo& info) {
     answer->value = [count = exits.value()](Napi::Env env) {
       return Napi::Number::New(env, count);
     };
+  });
+}
+
+// Who is told that a process loaded or unloaded a module; set once, by the attach engine.
+Napi::ThreadSafeFunction& load_listener() {
+  // Never destroyed: threads that outlive JavaScript may still look at it.
+  static auto* const listener = new Napi::ThreadSafeFunction;
+  return *listener;
+}
+
+Napi::Value target_on_loads(const Napi::CallbackInfo& info) {
+  load_listener() =
+      Napi::ThreadSafeFunction::New(info.Env(), info[0].As<Napi::Function>(), "target loads", 0, 1);
+  load_listener().Unref(info.Env());
+  return info.Env().Undefined();
+}
+
+void tell_load(uint32_t session, uint32_t event) {
+  load_listener().NonBlockingCall([session, event](Napi::Env env, const Napi::Function& told) {
+    (void)told.Call({Napi::Number::New(env, session), Napi::Number::New(env, event)});
+  });
+}
+
+Napi::Value target_want_loads(const Napi::CallbackInfo& info) {
+  const uint32_t id = info[0].As<Napi::Number>().Uint32Value();
+  const bool wanted = info[1].As<Napi::Boolean>().Value();
+  return run(info.Env(), [id, wanted](Answer* answer) {
+    Session* session = session_of(id, answer);
+    if (session == nullptr) return;
+    settle(session->want_loads(wanted, [id](uint32_t event) { tell_load(id, event); }), answer);
+  });
+}
+
+Napi::Value target_settle_loads(const Napi::CallbackInfo& info) {
+  const uint32_t id = info[0].As<Napi::Number>().Uint32Value();
+  const uint32_t event = info[1].As<Napi::Number>().Uint32Value();
+  return run(info.Env(), [id, event](Answer*) {
+    if (Session* session = tracer().find(id)) session->settle_loads(event);
   });
 }
 
@@ -320,6 +359,9 @@ void init_target(Napi::Env env, Napi::Object exports) {
   exports.Set("targetArmGuard", Napi::Function::New<target_arm_guard>(env));
   exports.Set("targetDisarmGuard", Napi::Function::New<target_disarm_guard>(env));
   exports.Set("targetCheckExits", Napi::Function::New<target_check_exits>(env));
+  exports.Set("targetOnLoads", Napi::Function::New<target_on_loads>(env));
+  exports.Set("targetWantLoads", Napi::Function::New<target_want_loads>(env));
+  exports.Set("targetSettleLoads", Napi::Function::New<target_settle_loads>(env));
   exports.Set("targetLeave", Napi::Function::New<target_leave>(env));
   exports.Set("targetForget", Napi::Function::New<target_forget>(env));
   exports.Set("targetCheck", Napi::Function::New<target_check>(env));

@@ -21,6 +21,7 @@ agent_start:
   .long agent_guard_install - agent_start
   .long agent_guard_remove - agent_start
   .long rt_pid_page - agent_start
+  .long agent_loader_event - agent_start
 helpers:
 #define X(id, name, fn) .org helpers + 4 * id; .long fn - agent_start;
   RT_HELPERS(X)

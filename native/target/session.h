@@ -24,6 +24,7 @@
 #include "../rewrite/branch_index.h"
 #include "../rewrite/exit_plan.h"
 #include "../rewrite/trampoline.h"
+#include "load_watch.h"
 #include "proc_maps.h"
 
 namespace bpftime::target {
@@ -32,7 +33,8 @@ class RemoteThread;
 class StoppedProcess;
 
 // kSigaction: the site is a `mov $13, %eax` in front of a `syscall`, and the agent answers it.
-enum class HookKind : uint8_t { kProgram, kRestoreReturns, kSigaction };
+// kLoaderEvent: the site is the loader's hook for debuggers, and the agent tells us.
+enum class HookKind : uint8_t { kProgram, kRestoreReturns, kSigaction, kLoaderEvent };
 
 struct HookRequest {
   uint32_t hook_id = 0;
@@ -104,6 +106,12 @@ class Session {
   Result<void> arm_guard();
   /// Gives the signals back. EBUSY while a thread is inside our code.
   Result<void> disarm_guard();
+
+  /// Whether anything waits for modules that are not loaded. The first time this maps a page that
+  /// the agent and we share; `on_event` is called, on another thread, for each change of the
+  /// loader's list while something waits, and the target waits for settle_loads(event).
+  Result<void> want_loads(bool wanted, const std::function<void(uint32_t event)>& on_event);
+  void settle_loads(uint32_t event);
 
   /// Takes everything of ours out. All sites must be gone before. EBUSY while a thread is inside:
   /// ask again later.
@@ -234,6 +242,8 @@ class Session {
   uint64_t agent_ = 0, agent_bytes_ = 0;
   uint64_t control_ = 0;  // map_batch, then the stack for agent calls
   uint64_t shadows_ = 0;
+  uint64_t gate_ = 0;
+  std::unique_ptr<LoadWatch> load_watch_;
   agent_header header_{};
   std::shared_ptr<MapObject> log_;
   std::vector<std::unique_ptr<Arena>> arenas_;

@@ -434,6 +434,29 @@ Result<void> Session::disarm_guard() {
   return done;
 }
 
+Result<void> Session::want_loads(bool wanted, const std::function<void(uint32_t event)>& on_event) {
+  if (gate_ == 0) {
+    if (!wanted) return {};
+    Result<std::unique_ptr<LoadWatch>> watch = LoadWatch::create(on_event);
+    if (!watch) return watch.error();
+    std::vector<MapWant> wants;
+    wants.push_back(MapWant::shared((*watch)->page_fd(), ABI_PAGE_BYTES, PROT_READ | PROT_WRITE));
+    const Result<void> mapped = map_all(&wants);
+    if (!mapped) return mapped;
+    gate_ = wants[0].addr;
+    load_watch_ = std::move(watch.value());
+    const Result<void> told =
+        put(agent_ + header_.state_off + offsetof(agent_state, gate), &gate_, sizeof gate_);
+    if (!told) return told;
+  }
+  load_watch_->want(wanted);
+  return {};
+}
+
+void Session::settle_loads(uint32_t event) {
+  if (load_watch_ != nullptr) load_watch_->settle(event);
+}
+
 Result<void> Session::leave() {
   if (!sites_.empty()) return fail(EBUSY, "hooks are still attached");
   const Result<void> alive = check_alive();
@@ -456,6 +479,7 @@ Result<void> Session::leave() {
   if (shadows_ != 0) {
     ranges.emplace_back(shadows_, shadows_ + sizeof(shadow_stack) * SHADOW_THREADS);
   }
+  if (gate_ != 0) ranges.emplace_back(gate_, gate_ + ABI_PAGE_BYTES);
   auto thread = RemoteThread::stop(pid_, any_thread());
   if (!thread) return thread.error();
   const Result<void> same = check_program();

@@ -284,7 +284,8 @@ Result<rewrite::HookCall> Session::hook_call(Hook* hook, const Site& site) {
   call.stats = site.arena->stats + hook->stat * sizeof(hook_stats);
   call.cookie = hook->request.cookie;
   call.hook_id = hook->request.hook_id;
-  hook->entry = agent_fn(header_.restore_returns);
+  const bool follows_loader = hook->request.kind == HookKind::kLoaderEvent;
+  hook->entry = agent_fn(follows_loader ? header_.loader_event : header_.restore_returns);
   if (hook->request.kind == HookKind::kProgram) {
     const Image& image = images_.at(hook->request.prog_id);
     hook->entry = image.base + image.program->image.entry_off;

@@ -4,17 +4,23 @@ import { DETACH_ALL_ATTEMPTS, LEAVE_RETRY_MAX_MS, LEAVE_RETRY_MS } from '../conf
 import { type FsError, fail, refusalOf } from '../errors.js';
 import { type BpfObjectInfo, type NativeError, native, type SiteWish } from '../native.js';
 import { readFacts } from '../process/identity.js';
-import { type Place, resolvePlace, unwinderEntries } from '../symbols/resolve.js';
+import { findPlace, type Place, unwinderEntries } from '../symbols/resolve.js';
 import type { Caller, Pid } from '../types.js';
 import { exitFormOf } from './exits.js';
 import { armGuard, disarmGuard } from './guard.js';
 import { loadObject } from './load.js';
+import { type Follower, followLoads, settleModules } from './pending.js';
 import { type AttachDir, type HookPlan, planObject } from './plan.js';
+import { refuseProcess } from './refuse.js';
 import {
   type AttachedObject,
   type EnteredProcess,
   type Hook,
   hooksOf,
+  newHook,
+  newPending,
+  type PendingHook,
+  pendingOf,
   type SiteState,
 } from './state.js';
 
@@ -39,6 +45,12 @@ export interface AttachObserver {
   /** After `detached`: nobody removed the file, the program that it was attached to is gone. */
   lost(process: EnteredProcess, object: AttachedObject): void;
   entered(process: EnteredProcess): void;
+  /** A module came or went: the hook is attached or pending now, or was refused. */
+  followed(
+    process: EnteredProcess,
+    hook: PendingHook,
+    what: 'attached' | 'pending' | FsError,
+  ): void;
   /** We are out again, or the process ended (`gone`). */
   left(process: EnteredProcess, gone: boolean): void;
 }
@@ -48,10 +60,18 @@ export class AttachEngine {
   readonly #processes = new Map<Pid, EnteredProcess>();
   readonly #queues = new Map<Pid, Promise<unknown>>();
   readonly #observer: AttachObserver;
+  readonly #follower: Follower;
   #nextHookId = 1;
 
   constructor(observer: AttachObserver) {
     this.#observer = observer;
+    this.#follower = {
+      find: (pid, plan) => this.#resolve(pid, plan),
+      change: (process, added, removed) => this.#change(process, added, removed),
+      guardUnwinders: async (process) => void (await this.#change(process, [], [], true)),
+      told: (process, hook, what) => observer.followed(process, hook, what),
+    };
+    native.targetOnLoads((session, event) => void this.#modulesChanged(session, event));
   }
 
   /** The process if we are in it. */
@@ -108,8 +128,13 @@ export class AttachEngine {
       name: request.name,
       info,
       hooks: [],
+      pending: [],
     };
-    object.hooks = plans.map((plan, i) => this.#newHook(object, plan, places[i]!));
+    for (const [i, plan] of plans.entries()) {
+      const place = places[i];
+      if (place) object.hooks.push(newHook(this.#nextHookId++, object, plan, place));
+      else object.pending.push(newPending(this.#nextHookId++, object, plan));
+    }
     try {
       for (const hook of object.hooks) {
         if (hook.onReturn) hook.exitForm = await exitFormOf(process, hook.place);
@@ -122,6 +147,9 @@ export class AttachEngine {
     }
     await this.#show(process, object, former);
     if (former) native.bpfUnload(former.info.id);
+    await followLoads(process);
+    // A module may have come between our look and the loader's hook.
+    if (object.pending.length > 0) await settleModules(this.#follower, process);
     return object;
   }
 
@@ -149,8 +177,9 @@ export class AttachEngine {
     }
   }
 
-  async #resolve(pid: Pid, plan: HookPlan): Promise<Place> {
-    const place = await resolvePlace(pid, plan.place);
+  async #resolve(pid: Pid, plan: HookPlan): Promise<Place | undefined> {
+    const place = await findPlace(pid, plan.place);
+    if (place === undefined) return undefined;
     if (place.isGoCode) {
       fail(
         'EOPNOTSUPP',
@@ -167,18 +196,14 @@ export class AttachEngine {
     return place;
   }
 
-  #newHook(object: AttachedObject, plan: HookPlan, place: Place): Hook {
-    return {
-      id: this.#nextHookId++,
-      object,
-      program: plan.program,
-      place,
-      onReturn: plan.onReturn,
-      enabled: true,
-      cookie: 0n,
-      attachedAtMs: Date.now(),
-      pauseNs: 0,
-    };
+  /** The loader of a process changed its list of modules, and waits for us. */
+  async #modulesChanged(session: number, event: number): Promise<void> {
+    const process = this.processes().find((one) => one.session === session);
+    if (!process) return;
+    await this.#serially(process.identity.pid, () => settleModules(this.#follower, process)).catch(
+      () => {},
+    );
+    await native.targetSettleLoads(session, event);
   }
 
   async #enter(pid: Pid, caller: Caller): Promise<EnteredProcess> {
@@ -193,6 +218,7 @@ export class AttachEngine {
       enterNs: entered.enterNs,
       pauseTotalNs: 0,
       reads: 'none',
+      follows: 'none',
       guardSites: new Set(),
       sites: new Map(),
       objects: new Map(),
@@ -233,7 +259,7 @@ export class AttachEngine {
   }
 
   /** Brings the process' sites to a state with `added` and without `removed`. */
-  async #change(process: EnteredProcess, added: Hook[], removed: Hook[]) {
+  async #change(process: EnteredProcess, added: Hook[], removed: Hook[], guards = false) {
     const next = new Map<bigint, SiteState>();
     const siteAt = (addr: bigint, functionAddr: bigint, functionSize: number): SiteState => {
       const known = next.get(addr) ?? process.sites.get(addr);
@@ -263,12 +289,13 @@ export class AttachEngine {
       if (at >= 0) site.hooks[at] = wish;
       else site.hooks.push(wish);
     }
-    if (added.some((hook) => hook.exitForm === 'balanced'))
+    if (guards || added.some((hook) => hook.exitForm === 'balanced'))
       await this.#guardUnwinders(process, next, siteAt);
     const letsFinish = added.length > 0 && removed.length > 0;
     const wishes: SiteWish[] = [...next.values()]
       .filter((site) => site.hooks.length > 0 || process.sites.has(site.addr))
       .map((site) => ({ ...site, letsFinish }));
+    if (wishes.length === 0) return { pauseNs: 0, threadCount: 0 };
     const report = await this.#apply(process, wishes, added);
     for (const site of next.values()) {
       if (site.hooks.length > 0) process.sites.set(site.addr, site);
@@ -337,6 +364,7 @@ export class AttachEngine {
       if (!(await this.#stillSame(process))) return;
       await this.#change(process, [], object.hooks);
       this.#forget(process, object);
+      await followLoads(process);
       await this.#leaveIfIdle(process);
     });
   }
@@ -345,6 +373,9 @@ export class AttachEngine {
   async setEnabled(pid: Pid, hookId: number, enabled: boolean): Promise<void> {
     await this.#serially(pid, async () => {
       const process = this.#processes.get(pid);
+      const pending = process && pendingOf(process).find((one) => one.id === hookId);
+      if (pending) pending.enabled = enabled;
+      if (pending) return;
       const hook = process && hooksOf(process).find((one) => one.id === hookId);
       if (!process || !hook) return fail('ENOENT', `${hookId}: no such hook`);
       if (hook.enabled === enabled) return;
@@ -363,6 +394,7 @@ export class AttachEngine {
     if (process.objects.size > 0 || this.#processes.get(pid) !== process) return;
     try {
       await this.#dropUnwinderGuards(process);
+      process.follows = 'none';
       await disarmGuard(process);
       await native.targetLeave(process.session);
       this.#processes.delete(pid);
@@ -394,7 +426,10 @@ export class AttachEngine {
   async sweep(): Promise<void> {
     for (const process of this.processes()) {
       await this.#serially(process.identity.pid, async () => {
-        if (this.#processes.get(process.identity.pid) === process) await this.#stillSame(process);
+        if (this.#processes.get(process.identity.pid) !== process) return;
+        const isSame = await this.#stillSame(process);
+        // Programs that map code without the loader, or whose loader cannot be hooked.
+        if (isSame && process.follows !== 'none') await settleModules(this.#follower, process);
       }).catch(() => {});
     }
   }
@@ -404,23 +439,4 @@ export class AttachEngine {
 function isGone(error: unknown): boolean {
   const { code } = error as NativeError;
   return code === 'ESRCH' || code === 'ESTALE';
-}
-
-function refuseProcess(pid: Pid, callerPid: number): void {
-  if (pid === callerPid) {
-    fail(
-      'EOPNOTSUPP',
-      `${pid}: it is the process that writes, and waits for us (copy from another process)`,
-    );
-  }
-  if (pid === process.pid) fail('EPERM', `${pid}: it is this daemon (attach to another process)`);
-  if (pid === 1)
-    fail('EPERM', '1: the init process is not touched (a fault there ends the machine)');
-  const facts = readFacts(pid);
-  if (facts.isZombie) fail('ESRCH', `${pid}: it has ended and waits for its parent`);
-  if (facts.isKernelThread)
-    fail('EOPNOTSUPP', `${pid}: it is a kernel thread, it has no user code`);
-  if (facts.tracer !== 0) {
-    fail('EBUSY', `${pid}: process ${facts.tracer} traces it, e.g. a debugger (detach that first)`);
-  }
 }

@@ -1,9 +1,10 @@
 // What is attached where: the daemon's memory of objects, hooks and entered processes.
 // Data only; src/attach/engine.ts changes it after the native side has done the same.
+import type { FsError } from '../errors.js';
 import type { BpfMapInfo, BpfObjectInfo, BpfProgInfo, ExitForm, HookWish } from '../native.js';
 import type { Identity } from '../process/identity.js';
 import type { Place } from '../symbols/resolve.js';
-import type { AttachDir } from './plan.js';
+import type { AttachDir, HookPlan } from './plan.js';
 
 /** One program attached at one place. */
 export interface Hook {
@@ -14,12 +15,29 @@ export interface Hook {
   onReturn: boolean;
   /** With onReturn. */
   exitForm?: ExitForm;
+  /** The place that it waited for: when its module goes, it waits again. */
+  awaited: string | undefined;
   enabled: boolean;
   cookie: bigint;
   /** Wall clock, milliseconds. */
   attachedAtMs: number;
   /** Nanoseconds that all threads stood still for it. */
   pauseNs: number;
+}
+
+/** One program that waits for its module. */
+export interface PendingHook {
+  /** The hook's, when it is attached. */
+  id: number;
+  object: AttachedObject;
+  program: BpfProgInfo;
+  /** With its module, as a user would write it. */
+  place: string;
+  onReturn: boolean;
+  enabled: boolean;
+  cookie: bigint;
+  /** Why it is not attached although the module is there; undefined while it is not. */
+  refusal: FsError | undefined;
 }
 
 /** A payload file and what came of it. */
@@ -31,6 +49,8 @@ export interface AttachedObject {
   name: string;
   info: BpfObjectInfo;
   hooks: Hook[];
+  /** Programs whose modules are not loaded; they move to `hooks` and back. */
+  pending: PendingHook[];
 }
 
 /** A site as it should be, including the agent's own hooks. */
@@ -62,6 +82,8 @@ export interface EnteredProcess {
    * (process_vm_readv), or not asked for yet.
    */
   reads: 'guarded' | 'kernel' | 'none';
+  /** How we hear of modules that come: from the `loader`, by a look every `second`, or not yet. */
+  follows: 'loader' | 'second' | 'none';
   /** Addresses of the diverted rt_sigaction sites. */
   guardSites: Set<bigint>;
   sites: Map<bigint, SiteState>;
@@ -75,4 +97,24 @@ export function hooksOf(process: EnteredProcess): Hook[] {
   return [...process.objects.values()]
     .flatMap((object) => object.hooks)
     .sort((a, b) => a.id - b.id);
+}
+
+/** All hooks of a process that wait for their modules, in order of id. */
+export function pendingOf(process: EnteredProcess): PendingHook[] {
+  return [...process.objects.values()]
+    .flatMap((object) => object.pending)
+    .sort((a, b) => a.id - b.id);
+}
+
+/** A hook that is about to be attached. */
+export function newHook(id: number, object: AttachedObject, plan: HookPlan, place: Place): Hook {
+  const { program, onReturn } = plan;
+  const attachedAtMs = Date.now();
+  const fresh = { awaited: undefined, enabled: true, cookie: 0n, attachedAtMs, pauseNs: 0 };
+  return { id, object, program, place, onReturn, ...fresh };
+}
+
+/** A hook that waits for its module. */
+export function newPending(id: number, object: AttachedObject, plan: HookPlan): PendingHook {
+  return { ...plan, id, object, enabled: true, cookie: 0n, refusal: undefined };
 }

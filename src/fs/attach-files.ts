@@ -1,10 +1,11 @@
 // Follows the attach engine: every attached hook and map appears as a directory, every entered
 // process feeds its `events`. The only place where attaching and files meet.
 import { AttachEngine, type AttachObserver } from '../attach/engine.js';
-import type { AttachedObject, EnteredProcess, NamedMap } from '../attach/state.js';
+import type { AttachedObject, EnteredProcess, NamedMap, PendingHook } from '../attach/state.js';
 import { hooksOf } from '../attach/state.js';
 import { planOfRecord } from '../bpf/record-plan.js';
 import { SWEEP_MS } from '../config.js';
+import { FsError } from '../errors.js';
 import { native } from '../native.js';
 import type { ControlFs } from './control-fs.js';
 import { hooksRows } from './hooks.js';
@@ -41,7 +42,7 @@ export class AttachFiles implements AttachObserver {
 
   attached(process: EnteredProcess, object: AttachedObject): void {
     const base = this.#base(process);
-    for (const hook of object.hooks) {
+    for (const hook of [...object.hooks, ...object.pending]) {
       this.#fs.publish(`${base}/hooks/by-id/${hook.id}`, '/procs/<pid>/hooks/by-id/<id>');
     }
     this.#showMaps(process, object);
@@ -78,7 +79,9 @@ export class AttachFiles implements AttachObserver {
 
   detached(process: EnteredProcess, object: AttachedObject): void {
     const base = this.#base(process);
-    for (const hook of object.hooks) this.#fs.unpublish(`${base}/hooks/by-id/${hook.id}`);
+    for (const hook of [...object.hooks, ...object.pending]) {
+      this.#fs.unpublish(`${base}/hooks/by-id/${hook.id}`);
+    }
     for (const [name, map] of [...process.maps]) {
       if (map.object !== object) continue;
       this.#stop(map.info.id);
@@ -89,6 +92,14 @@ export class AttachFiles implements AttachObserver {
 
   lost(_process: EnteredProcess, object: AttachedObject): void {
     this.#fs.unpublish(object.path);
+  }
+
+  followed(_process: EnteredProcess, hook: PendingHook, what: 'attached' | 'pending' | FsError) {
+    // Nobody asks just now: it is the daemon that acts.
+    const us = { uid: process.getuid?.() ?? 0, pid: process.pid };
+    const subject = { op: 'commit' as const, path: hook.object.path, ...us };
+    if (what instanceof FsError) this.#fs.errors.recordFailure(subject, what);
+    else this.#fs.errors.recordChange(subject, `hook ${hook.id} ${what}`);
   }
 
   #collect(

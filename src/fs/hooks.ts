@@ -3,7 +3,13 @@
 import { disassemble } from '../attach/disasm.js';
 import type { AttachEngine } from '../attach/engine.js';
 import type { AttachDir } from '../attach/plan.js';
-import { type EnteredProcess, type Hook, hooksOf } from '../attach/state.js';
+import {
+  type EnteredProcess,
+  type Hook,
+  hooksOf,
+  type PendingHook,
+  pendingOf,
+} from '../attach/state.js';
 import { PAYLOAD_MAX_BYTES } from '../config.js';
 import { fail } from '../errors.js';
 import { type HookCounters, native, type PatchInfo } from '../native.js';
@@ -41,7 +47,8 @@ export async function figuresOf(process: EnteredProcess): Promise<Map<number, Ho
   );
 }
 
-const kindOf = (hook: Hook) => (hook.onReturn ? 'uretprobe' : 'uprobe');
+const kindOf = (hook: { onReturn: boolean }) => (hook.onReturn ? 'uretprobe' : 'uprobe');
+const fileOf = ({ object }: Hook | PendingHook) => `${object.dir}/${object.name}`;
 const targetOf = (hook: Hook) =>
   `${hook.place.module.name}:${hook.place.symbol.name}` +
   (hook.place.addr === hook.place.functionAddr
@@ -49,41 +56,47 @@ const targetOf = (hook: Hook) =>
     : `+${hex(hook.place.addr - hook.place.functionAddr)}`);
 const shownAverage = (figures: HookFigures | undefined) =>
   figures?.averageNs === undefined ? '-' : figures.averageNs.toFixed(1);
+/** `refused`: the module is there, and info says why the hook is not. */
+const stateOf = (hook: PendingHook) => (hook.refusal ? 'refused' : 'pending');
+
+const LIST = ['id', 'kind', 'on', 'hits', 'avg_ns', 'program', 'state', 'target', 'file'];
 
 async function listText(engine: AttachEngine, context: Context): Promise<string> {
   const process = engine.process(pidOf(context));
-  const header = ['id', 'kind', 'on', 'hits', 'avg_ns', 'program', 'target', 'file'];
-  if (!process) return table(header, []);
+  if (!process) return table(LIST, []);
   const figures = await figuresOf(process);
-  const rows = hooksOf(process).map((hook) => {
+  const row = (hook: Hook | PendingHook, hits: bigint, average: string, rest: string[]) => [
+    String(hook.id),
+    kindOf(hook),
+    hook.enabled ? '1' : '0',
+    String(hits),
+    average,
+    hook.program.name,
+    ...rest,
+    fileOf(hook),
+  ];
+  const attached = hooksOf(process).map((hook) => {
     const one = figures.get(hook.id);
-    return [
-      String(hook.id),
-      kindOf(hook),
-      hook.enabled ? '1' : '0',
-      String(one?.hits ?? 0),
-      shownAverage(one),
-      hook.program.name,
-      targetOf(hook),
-      `${hook.object.dir}/${hook.object.name}`,
-    ];
+    return row(hook, one?.hits ?? 0n, shownAverage(one), ['attached', targetOf(hook)]);
   });
-  return table(header, rows);
+  const pending = pendingOf(process).map((hook) => row(hook, 0n, '-', [stateOf(hook), hook.place]));
+  const rows = [...attached, ...pending].sort((a, b) => Number(a[0]) - Number(b[0]));
+  return table(LIST, rows);
 }
 
-function hookOf(engine: AttachEngine, context: Context): { process: EnteredProcess; hook: Hook } {
+function hookOf(engine: AttachEngine, context: Context) {
   const process = engine.process(pidOf(context));
   const id = Number(context.params['id']);
-  const hook = process && hooksOf(process).find((one) => one.id === id);
-  return process && hook
-    ? { process, hook }
-    : fail('ENOENT', `${context.params['id']}: no such hook`);
+  if (process) {
+    const hook = hooksOf(process).find((one) => one.id === id);
+    const pending = pendingOf(process).find((one) => one.id === id);
+    if (hook || pending) return { process, hook, pending };
+  }
+  return fail('ENOENT', `${context.params['id']}: no such hook`);
 }
 
-async function hookText(engine: AttachEngine, context: Context): Promise<string> {
-  const { process, hook } = hookOf(engine, context);
-  const figures = (await figuresOf(process)).get(hook.id);
-  return keyedLines([
+function aboutProgram(hook: Hook | PendingHook): [string, string | number][] {
+  return [
     ['id', hook.id],
     ['kind', kindOf(hook)],
     ['enabled', hook.enabled ? 1 : 0],
@@ -92,10 +105,32 @@ async function hookText(engine: AttachEngine, context: Context): Promise<string>
     ['program_id', hook.program.id],
     ['insns', hook.program.insnCount],
     ['jit_bytes', hook.program.jitBytes],
+  ];
+}
+
+function pendingText(process: EnteredProcess, hook: PendingHook): string {
+  return keyedLines([
+    ...aboutProgram(hook),
+    ['state', stateOf(hook)],
+    ['refusal', hook.refusal ? `${hook.refusal.errno} ${hook.refusal.reason}` : '-'],
+    ['target', hook.place],
+    ['follows', process.follows],
+    ['file', fileOf(hook)],
+    ['hits', 0],
+  ]);
+}
+
+async function hookText(engine: AttachEngine, context: Context): Promise<string> {
+  const { process, hook, pending } = hookOf(engine, context);
+  if (!hook) return pendingText(process, pending!);
+  const figures = (await figuresOf(process)).get(hook.id);
+  return keyedLines([
+    ...aboutProgram(hook),
+    ['state', 'attached'],
     ['target', targetOf(hook)],
     ['addr', hex(hook.place.addr)],
     ['module', hook.place.module.path],
-    ['file', `${hook.object.dir}/${hook.object.name}`],
+    ['file', fileOf(hook)],
     ['attached', new Date(hook.attachedAtMs).toISOString()],
     ['pause_ns', hook.pauseNs],
     ['exit_form', hook.exitForm ?? '-'],
@@ -107,7 +142,8 @@ async function hookText(engine: AttachEngine, context: Context): Promise<string>
 
 /** The places of a hook: its site's entry, or the function's exits. */
 async function patchesOf(engine: AttachEngine, context: Context): Promise<PatchInfo[]> {
-  const { process, hook } = hookOf(engine, context);
+  const { process, hook, pending } = hookOf(engine, context);
+  if (!hook) return fail('ENOENT', `${pending!.id}: it has no site, its module is not there`);
   const patches = (await native.targetPatches(process.session)).filter(
     (one) => one.addr === hook.place.addr && one.isExit === (hook.exitForm === 'ret'),
   );
@@ -203,7 +239,7 @@ export function hooksRows(engine: AttachEngine): Row[] {
     {
       pattern: '/procs/<pid>/hooks/list',
       kind: 'generated',
-      doc: 'what is attached: id, kind, enabled, hits, average ns, program, target, file',
+      doc: 'what is attached or waits for its module: id, kind, on, hits, avg_ns, program, state, target, file',
       handlers: { read: (context) => listText(engine, context) },
     },
     payloadRow(
@@ -231,7 +267,10 @@ export function hooksRows(engine: AttachEngine): Row[] {
       kind: 'line',
       doc: '1 or 0; write it to switch the hook on or off',
       handlers: {
-        read: (context) => `${hookOf(engine, context).hook.enabled ? 1 : 0}\n`,
+        read: (context) => {
+          const { hook, pending } = hookOf(engine, context);
+          return `${(hook ?? pending)!.enabled ? 1 : 0}\n`;
+        },
         line: (context, lines) => setEnabled(engine, context, lines),
       },
     },

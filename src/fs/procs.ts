@@ -2,7 +2,7 @@
 // Reads only; nothing here touches the process.
 import { disassemble } from '../attach/disasm.js';
 import type { AttachEngine } from '../attach/engine.js';
-import { hooksOf } from '../attach/state.js';
+import { hooksOf, pendingOf } from '../attach/state.js';
 import { DISASM_MAX_BYTES } from '../config.js';
 import { fail } from '../errors.js';
 import { native } from '../native.js';
@@ -35,6 +35,8 @@ function infoText(engine: AttachEngine, pid: Pid): string {
     ['enter_ns', entered?.enterNs ?? 0],
     ['pause_ns_total', entered?.pauseTotalNs ?? 0],
     ['hooks', entered ? hooksOf(entered).length : 0],
+    ['pending', entered ? pendingOf(entered).length : 0],
+    ['follows', entered?.follows ?? 'none'],
     ['sites', entered?.sites.size ?? 0],
     ['reads', entered?.reads ?? 'none'],
   ]);

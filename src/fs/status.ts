@@ -53,6 +53,11 @@ export class ErrorBook {
     }
   }
 
+  /** Something changed that nobody asked for just now: it is audited. */
+  recordChange(subject: Subject, result: string): void {
+    this.#audit(subject, result);
+  }
+
   /** Something was refused: both books get the sentence. */
   recordFailure(request: Subject, error: FsError): void {
     const reason = oneLine(error.reason);

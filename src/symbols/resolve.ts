@@ -7,6 +7,7 @@ import { fail, refusalOf } from '../errors.js';
 import { native } from '../native.js';
 import { loadBias, type Module, modulePathForUs, readModules } from '../process/modules.js';
 import type { Addr, Pid } from '../types.js';
+import { moduleOfPath, requireAwaitable } from './awaited.js';
 import { escapeSymbol, type PlaceName, parsePlace } from './name.js';
 import { type ModuleSymbol, SymbolTable } from './table.js';
 
@@ -81,7 +82,8 @@ export async function loadModules(pid: Pid): Promise<LoadedModule[]> {
 
 type Candidate = { loaded: LoadedModule; symbol: ModuleSymbol };
 
-function matchesModule(module: Module, wanted: string): boolean {
+/** Whether a name means this module. */
+export function matchesModule(module: Module, wanted: string): boolean {
   if (wanted.includes('/')) return module.path === wanted;
   // libssl.so.3, libssl.so and libssl all name libssl.so.3.
   return module.name === wanted || module.name.startsWith(`${wanted}.`);
@@ -207,11 +209,29 @@ function placeOfAddress(name: PlaceName, modules: LoadedModule[]): Place {
   return fail('ENOENT', `${name.text}: no executable code there`);
 }
 
+/** The modules that a name asks for: none when it names one that is not mapped. */
+async function modulesNamed(pid: Pid, name: PlaceName, modules: LoadedModule[]) {
+  const wanted = name.module;
+  if (wanted === undefined) return modules;
+  const named = modules.filter((loaded) => matchesModule(loaded.module, wanted));
+  if (named.length > 0 || !wanted.startsWith('/')) return named;
+  const same = await moduleOfPath(pid, wanted, modules);
+  return same ? [same] : [];
+}
+
+async function tableOfFile(path: string): Promise<SymbolTable | undefined> {
+  try {
+    return new SymbolTable(await native.symbolsRead(path, DEBUG_ROOT));
+  } catch {
+    return undefined;
+  }
+}
+
 /**
- * Resolves a place in a live process.
+ * Resolves a place in a live process; undefined when its module is not mapped, but may come.
  * @throws {FsError} EINVAL, ENOENT, ENOTUNIQ, EOPNOTSUPP (ifunc, no extent), ESRCH
  */
-export async function resolvePlace(pid: Pid, text: string): Promise<Place> {
+export async function findPlace(pid: Pid, text: string): Promise<Place | undefined> {
   const name = parsePlace(text);
   let modules: LoadedModule[];
   try {
@@ -219,20 +239,34 @@ export async function resolvePlace(pid: Pid, text: string): Promise<Place> {
   } catch (error) {
     throw refusalOf(error, text) ?? error;
   }
-  if (name.module !== undefined) {
-    const wanted = name.module;
-    const inModule = modules.filter((loaded) => matchesModule(loaded.module, wanted));
-    if (inModule.length === 0) {
-      fail(
-        'ENOENT',
-        `${text}: no module ${wanted} in process ${pid} (${whereOf(modules)} are mapped)`,
-      );
-    }
-    modules = inModule;
+  const named = await modulesNamed(pid, name, modules);
+  if (named.length === 0) {
+    await requireAwaitable(pid, name, whereOf(modules), tableOfFile);
+    return undefined;
   }
   return name.symbol === undefined
-    ? placeOfAddress(name, modules)
-    : placeOfSymbol(name, choose(name, modules, pid));
+    ? placeOfAddress(name, named)
+    : placeOfSymbol(name, choose(name, named, pid));
+}
+
+/**
+ * Resolves a place in a live process.
+ * @throws {FsError} EINVAL, ENOENT, ENOTUNIQ, EOPNOTSUPP (ifunc, no extent), ESRCH
+ */
+export async function resolvePlace(pid: Pid, text: string): Promise<Place> {
+  return (
+    (await findPlace(pid, text)) ??
+    fail('ENOENT', `${text}: no such module in process ${pid} (see modules)`)
+  );
+}
+
+/** The loader's hooks for debuggers: called when modules were mapped, before their code runs. */
+export async function loaderHooks(pid: Pid): Promise<Place[]> {
+  const modules = await loadModules(pid);
+  const name = '_dl_debug_state';
+  return collect(modules, (table) => table.find(name)).map((candidate) =>
+    placeOfSymbol(parsePlace(name), candidate),
+  );
 }
 
 /**

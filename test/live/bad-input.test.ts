@@ -119,9 +119,9 @@ const REFUSALS: Refusal[] = [
   {
     what: 'a missing module',
     object: good,
-    where: 'uprobe/libnothing.so:work',
+    where: 'uprobe/nothing:work',
     errno: 'ENOENT',
-    sentence: /no module libnothing\.so/,
+    sentence: /no module nothing/,
   },
   {
     what: 'an ambiguous symbol',
