@@ -106,3 +106,13 @@ export const pauseTime = (threads: number, which: 'attach' | 'detach') => (bench
     const after = await total();
     return (which === 'attach' ? between - before : after - between) / NS_PER_US;
   });
+
+/** The floor under a pause: the same threads stopped by a program that does nothing else. */
+export const bareStop = (threads: number) => async (bench: Bench) => {
+  const stopper = await bench.start('ptrace-stop', []);
+  const measured = await overChanges(bench, threads, async (pid) =>
+    Number(await stopper.ask(`stop ${pid}`)),
+  );
+  await stopper.end();
+  return measured;
+};

@@ -1,5 +1,12 @@
 // The table of trials: what is measured, beside what. Names are an interface, programs read them.
-import { copyCommand, enterTime, firstCopy, furtherCopy, pauseTime } from './attaching.js';
+import {
+  bareStop,
+  copyCommand,
+  enterTime,
+  firstCopy,
+  furtherCopy,
+  pauseTime,
+} from './attaching.js';
 import type { Bench } from './bench.js';
 import { type FileSpec, fileTime, generatedFileTime } from './files.js';
 import { callDirect, disabledProbe, kernelProbe, ourProbe } from './probes.js';
@@ -69,17 +76,25 @@ const otherSites: Trial[] = firstInstructions.slice(1).map(([first, fn]) => ({
   run: ourProbe({ object: 'entry-empty', fn }),
 }));
 
-const pauseTrials: Trial[] = [1, 16, 128].flatMap((threads) =>
-  (['attach', 'detach'] as const).map(
+const pauseTrials: Trial[] = [1, 16, 128].flatMap((threads): Trial[] => [
+  {
+    name: `ptrace.stop.us.${threads}`,
+    group: 'attach',
+    unit: 'us',
+    description: `a bare ptrace program stops ${threads} threads, reads registers, lets go`,
+    run: bareStop(threads),
+  },
+  ...(['attach', 'detach'] as const).map(
     (which): Trial => ({
       name: which === 'attach' ? `pause.us.${threads}` : `pause.detach.us.${threads}`,
       group: 'attach',
       unit: 'us',
       description: `all ${threads} threads of a process stopped, one probe ${which}ed`,
+      baseline: `ptrace.stop.us.${threads}`,
       run: pauseTime(threads, which),
     }),
   ),
-);
+]);
 
 const files: [name: string, spec: FileSpec, description: string][] = [
   ['stat.us', { op: 'stat', depth: 'process', placement: 'one core' }, 'stat of procs/PID/README'],

@@ -17,6 +17,7 @@ program() {
 }
 program target ""
 program fs-client ""
+program ptrace-stop ""
 program kernel-probe "-lbpf"
 program libfuse-null "$(pkg-config --cflags --libs fuse3)"
 for source in bench/bpf/*.bpf.c; do

@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -103,6 +104,16 @@ std::vector<pid_t> read_threads(pid_t pid) {
   return tids;
 }
 
+ThreadCount::ThreadCount(pid_t pid)
+    : task_dir_(open(proc_path(pid, "task").c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {}
+
+// The kernel shows the directories below task/ as links of it (proc_task_getattr).
+size_t ThreadCount::now() const {
+  struct stat task {};
+  if (fstat(task_dir_.get(), &task) != 0 || task.st_nlink < 2) return 0;
+  return task.st_nlink - 2;
+}
+
 Result<ProcStatus> read_status(pid_t pid) {
   std::string status, stat;
   int err = read_file(proc_path(pid, "status").c_str(), &status);
@@ -130,9 +141,10 @@ Result<ProcStatus> read_status(pid_t pid) {
   const size_t paren = stat.rfind(')');
   if (paren == std::string::npos) return fail(ESRCH, "no such process");
   const char* p = stat.c_str() + paren + 1;
-  for (int field = 3; field <= 22 && *p != '\0'; ++field) {
+  for (int field = 3; field <= 28 && *p != '\0'; ++field) {
     while (*p == ' ') ++p;
     if (field == 22) out.start_time = strtoull(p, nullptr, 10);
+    if (field == 28) out.main_stack = strtoull(p, nullptr, 10);
     while (*p != '\0' && *p != ' ') ++p;
   }
   return out;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../base/result.h"
+#include "../base/scoped_fd.h"
 
 namespace bpftime::target {
 
@@ -28,8 +29,21 @@ Result<std::vector<Region>> read_regions(pid_t pid);
 /// Thread ids of a process; empty when it is gone.
 std::vector<pid_t> read_threads(pid_t pid);
 
+/// Counts the threads of a process again and again, at a tenth of the cost of reading the list.
+class ThreadCount {
+ public:
+  explicit ThreadCount(pid_t pid);
+  /// Ended ones that nobody collected included; 0 when the process is gone.
+  [[nodiscard]] size_t now() const;
+
+ private:
+  ScopedFd task_dir_;
+};
+
 struct ProcStatus {
   uint64_t start_time = 0;  // clock ticks since boot, field 22 of stat: tells reused pids apart
+  uint64_t main_stack =
+      0;  // where the first thread's frames begin; arguments lie above. 0: unknown
   pid_t tracer = 0;
   int seccomp_mode = 0;  // 0 none, 1 strict, 2 filter
   bool kernel_thread = false;

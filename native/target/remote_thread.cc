@@ -3,9 +3,10 @@
 
 #include <elf.h>
 #include <errno.h>
-#include <poll.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -50,16 +51,15 @@ int64_t now_ms() {
   return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-// waitpid with a deadline: spins briefly (a stop takes microseconds), then sleeps in small steps.
+// waitpid with a deadline, inside an UrgentScope; 0 when it has passed.
 pid_t wait_until(pid_t tid, int* status, int timeout_ms) {
   const int64_t deadline = now_ms() + timeout_ms;
-  for (uint32_t round = 0;; ++round) {
-    const pid_t got = waitpid(tid, status, __WALL | WNOHANG);
-    if (got != 0) return got;
-    if (round < 200) continue;
+  for (;;) {
+    const pid_t got = waitpid(tid, status, __WALL | UrgentScope::wait_flags());
+    if (got > 0 || (got < 0 && errno != EINTR)) return got;
     if (now_ms() >= deadline) return 0;
-    const timespec pause{0, round < 400 ? 20'000 : 500'000};
-    nanosleep(&pause, nullptr);
+    const timespec pause{0, 50'000};
+    if (got == 0) nanosleep(&pause, nullptr);
   }
 }
 
@@ -105,31 +105,91 @@ Failure errno_failure(const char* reason) { return fail(errno, reason); }
 
 }  // namespace
 
+namespace {
+
+constexpr long kTickNs = 50'000'000;
+constexpr int kUrgentNice = -20;
+
+// What an UrgentScope changes of the calling thread.
+struct Urgency {
+  int depth = 0;
+  bool has_ticks = false;
+  timer_t ticks{};
+  int usual_nice = 0;
+
+  Urgency() {
+    const int sig = SIGRTMAX - 1;  // nothing else of the daemon uses real-time signals
+    struct sigaction action {};
+    action.sa_handler = [](int) {};  // no SA_RESTART: the point is to interrupt
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, sig);
+    sigevent event{};
+    event.sigev_notify = SIGEV_THREAD_ID;
+    event.sigev_signo = sig;
+    event._sigev_un._tid = static_cast<pid_t>(::syscall(SYS_gettid));
+    has_ticks = sigaction(sig, &action, nullptr) == 0 &&
+                pthread_sigmask(SIG_UNBLOCK, &set, nullptr) == 0 &&
+                timer_create(CLOCK_MONOTONIC, &event, &ticks) == 0;
+    usual_nice = getpriority(PRIO_PROCESS, 0);  // of this thread, on Linux
+  }
+  ~Urgency() {
+    if (has_ticks) timer_delete(ticks);
+  }
+  Urgency(const Urgency&) = delete;
+  Urgency& operator=(const Urgency&) = delete;
+
+  void tick(long every_ns) const {
+    if (!has_ticks) return;
+    const itimerspec when{{0, every_ns}, {0, every_ns}};
+    timer_settime(ticks, 0, &when, nullptr);
+  }
+};
+
+thread_local Urgency urgency;
+
+}  // namespace
+
+UrgentScope::UrgentScope() {
+  if (urgency.depth++ > 0) return;
+  urgency.tick(kTickNs);
+  setpriority(PRIO_PROCESS, 0, kUrgentNice);  // fails without CAP_SYS_NICE: then we wait longer
+}
+
+UrgentScope::~UrgentScope() {
+  if (--urgency.depth > 0) return;
+  setpriority(PRIO_PROCESS, 0, urgency.usual_nice);
+  urgency.tick(0);
+}
+
+int UrgentScope::wait_flags() { return urgency.depth > 0 && urgency.has_ticks ? 0 : WNOHANG; }
+
 Result<void> seize_and_stop(pid_t tid, int timeout_ms) {
-  const Result<void> asked = seize_and_interrupt(tid);
-  return asked.ok() ? wait_stopped(tid, timeout_ms) : asked;
+  Result<void> step = seize(tid);
+  if (step.ok()) step = interrupt(tid);
+  return step.ok() ? wait_stopped(tid, timeout_ms) : step;
 }
 
 void forget_interrupted(pid_t tid) { stop_late(tid); }
 
-Result<void> seize_and_interrupt(pid_t tid) {
+Result<void> seize(pid_t tid) {
   const auto& late = late_stops();
   if (std::any_of(late.begin(), late.end(), [tid](const LateStop& l) { return l.tid == tid; })) {
     return fail(ETIMEDOUT, "a thread does not stop: it sleeps uninterruptibly in the kernel");
   }
-  if (ptrace(PTRACE_SEIZE, tid, nullptr, 0) != 0) {
-    if (errno != EPERM) return errno_failure("cannot seize the thread");
-    // The kernel says the same of a thread that is ending.
-    const Result<ProcStatus> status = read_status(tid);
-    if (!status || status.value().zombie) return fail(ESRCH, "the thread ended");
-    return fail(EPERM, "the kernel does not let us trace it");
-  }
-  if (ptrace(PTRACE_INTERRUPT, tid, nullptr, nullptr) != 0) {
-    // It is ending; whoever waits for it next sees ECHILD.
-    stop_late(tid);
-    return fail(ESRCH, "the thread ended");
-  }
-  return {};
+  if (ptrace(PTRACE_SEIZE, tid, nullptr, 0) == 0) return {};
+  if (errno != EPERM) return errno_failure("cannot seize the thread");
+  // The kernel says the same of a thread that is ending.
+  const Result<ProcStatus> status = read_status(tid);
+  if (!status || status.value().zombie) return fail(ESRCH, "the thread ended");
+  return fail(EPERM, "the kernel does not let us trace it");
+}
+
+Result<void> interrupt(pid_t tid) {
+  if (ptrace(PTRACE_INTERRUPT, tid, nullptr, nullptr) == 0) return {};
+  // It is ending; whoever waits for it next sees ECHILD.
+  stop_late(tid);
+  return fail(ESRCH, "the thread ended");
 }
 
 Result<void> wait_stopped(pid_t tid, int timeout_ms) {
@@ -184,6 +244,7 @@ void release_thread(pid_t tid, user_regs_struct regs, bool dirty) {
 }
 
 Result<std::unique_ptr<RemoteThread>> RemoteThread::stop(pid_t pid, pid_t tid) {
+  const UrgentScope urgent;
   const Result<void> stopped = seize_and_stop(tid, kStopTimeoutMs);
   if (!stopped) return stopped.error();
   std::unique_ptr<RemoteThread> thread(new RemoteThread(pid, tid));

@@ -22,13 +22,32 @@ namespace bpftime::target {
 constexpr int kStopTimeoutMs = 500;
 constexpr int kRemoteTimeoutMs = 2000;
 
+/// While one of these lives the calling thread may wait for a tracee, and does so urgently:
+/// somebody stands still meanwhile.
+///
+/// waitpid has no time-out, so a signal comes every 50 ms to interrupt it. It is not polled: a
+/// thread that is to stop on our own processor would have to wait for us. A higher priority, where
+/// we may, keeps threads that we wake up from running before the last one of them is woken.
+class UrgentScope {
+ public:
+  UrgentScope();
+  ~UrgentScope();
+  UrgentScope(const UrgentScope&) = delete;
+  UrgentScope& operator=(const UrgentScope&) = delete;
+
+  /// 0, or WNOHANG where nothing would interrupt a wait.
+  static int wait_flags();
+};
+
 /// Seizes and interrupts `tid` and waits for the stop. EPERM, ESRCH, EBUSY (traced already),
 /// ETIMEDOUT (does not leave an uninterruptible sleep; it is let go as soon as it does).
 Result<void> seize_and_stop(pid_t tid, int timeout_ms);
 
-/// The two halves of seize_and_stop: threads that are all asked first stop at the same time.
-/// Whoever was asked must be waited for, or given to forget_interrupted.
-Result<void> seize_and_interrupt(pid_t tid);
+/// The parts of seize_and_stop, so that many threads can stop side by side. A seized thread runs
+/// on; it must be interrupted, and whoever was interrupted waited for or given to
+/// forget_interrupted.
+Result<void> seize(pid_t tid);
+Result<void> interrupt(pid_t tid);
 Result<void> wait_stopped(pid_t tid, int timeout_ms);
 /// Lets an interrupted thread go as soon as it has stopped.
 void forget_interrupted(pid_t tid);
@@ -72,6 +91,7 @@ class RemoteThread {
   void save_rseq();
   void restore_rseq() const;
 
+  UrgentScope urgent_;
   pid_t pid_;
   pid_t tid_;
   user_regs_struct saved_{};

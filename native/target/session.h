@@ -215,8 +215,10 @@ class Session {
   Result<void> check_bytes(Change* change);
   Result<void> write_change(const Change& change, StoppedProcess* process, bool undo);
   Result<void> write_slots(const Change& change, bool undo);
+  Result<void> write_head(uint64_t head, uint64_t body) const;
   static void move_threads(const Patch& patch, bool to_copy, StoppedProcess* process);
-  Result<void> move_interrupted(const Patch& patch, const StoppedProcess& process) const;
+  Result<void> move_interrupted(const std::vector<Change>& changes,
+                                const StoppedProcess& process) const;
   void settle(Change* change);
   static void release_counters(const Change& change);
   void forget(std::vector<Change>* changes);
@@ -235,6 +237,7 @@ class Session {
 
   pid_t pid_;
   uint64_t start_time_ = 0;
+  uint64_t main_stack_ = 0;  // see ProcStatus
   uint64_t enter_ns_ = 0;
   bool guard_armed_ = false;
   ScopedFd pidfd_, mem_;

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: MIT
 // Session, third part: prepared changes become visible, in one stop of all threads.
-#include <time.h>
-
 #include <algorithm>
 #include <cstring>
 
@@ -12,16 +10,6 @@
 #include "stopped_process.h"
 
 namespace bpftime::target {
-
-namespace {
-
-uint64_t now_ns() {
-  timespec ts{};
-  clock_gettime(CLOCK_MONOTONIC, &ts);
-  return static_cast<uint64_t>(ts.tv_sec) * 1'000'000'000u + static_cast<uint64_t>(ts.tv_nsec);
-}
-
-}  // namespace
 
 const Region* region_at(const std::vector<Region>& regions, uint64_t addr) {
   for (const Region& region : regions) {
@@ -91,11 +79,18 @@ void Session::release_counters(const Change& change) {
 }
 
 Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
-  const uint64_t stopped_at = now_ns();
+  // Nothing leads to the head of a patch that is off: it is not written while everybody waits.
+  for (const Change& change : *changes) {
+    for (const Change::Step& step : change.steps) {
+      if (step.patch->on || step.body == 0) continue;
+      const Result<void> wrote = write_head(step.patch->head, step.body);
+      if (!wrote) return wrote.error();
+    }
+  }
   auto stopped = StoppedProcess::stop(pid_);
   if (!stopped) return stopped.error();
   StoppedProcess& process = *stopped.value();
-  process.know_regions(regions_);
+  process.know(regions_, main_stack_);
   for (Change& change : *changes) {
     const Result<void> as_planned = check_bytes(&change);
     if (!as_planned) return as_planned.error();
@@ -113,6 +108,7 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
   for (; done < changes->size() && wrote.ok(); ++done) {
     wrote = write_change((*changes)[done], &process, false);
   }
+  if (wrote.ok()) wrote = move_interrupted(*changes, process);
   if (!wrote) {
     for (size_t i = 0; i < done; ++i)
       static_cast<void>(write_change((*changes)[i], &process, true));
@@ -120,8 +116,7 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
   }
   ApplyReport report;
   report.thread_count = static_cast<uint32_t>(process.threads().size());
-  stopped.value().reset();
-  report.pause_ns = now_ns() - stopped_at;
+  report.pause_ns = process.release();
   for (Change& change : *changes) settle(&change);
   return report;
 }
@@ -154,9 +149,8 @@ Result<void> Session::write_change(const Change& change, StoppedProcess* process
     const uint64_t target = undo ? patch.body : step.body;
     const bool was_on = undo ? step.body != 0 : patch.on;
     const bool becomes_on = undo ? patch.on : step.body != 0;
-    if (becomes_on) {
-      const std::vector<uint8_t> head = jump_bytes(patch.head, target, rewrite::kHeadBytes);
-      const Result<void> wrote = put(patch.head, head.data(), head.size());
+    if (was_on && becomes_on) {
+      const Result<void> wrote = write_head(patch.head, target);
       if (!wrote) return wrote;
     }
     if (was_on == becomes_on || step.vanished) continue;
@@ -164,11 +158,13 @@ Result<void> Session::write_change(const Change& change, StoppedProcess* process
     const Result<void> wrote = put(patch.plan.site, bytes.data(), bytes.size());
     if (!wrote) return wrote;
     move_threads(patch, becomes_on, process);
-    if (!becomes_on) continue;
-    const Result<void> moved = move_interrupted(patch, *process);
-    if (!moved) return moved;
   }
   return {};
+}
+
+Result<void> Session::write_head(uint64_t head, uint64_t body) const {
+  const std::vector<uint8_t> bytes = jump_bytes(head, body, rewrite::kHeadBytes);
+  return put(head, bytes.data(), bytes.size());
 }
 
 // Programs that are not wanted any more may still be called by threads on their way through an old
@@ -208,17 +204,29 @@ void Session::move_threads(const Patch& patch, bool to_copy, StoppedProcess* pro
   }
 }
 
-// The same for threads that a signal handler interrupted inside the window: the handler's return
+// The same for threads that a signal handler interrupted inside a new window: the handler's return
 // would lead into the middle of the jump. The address to return to lies in the signal's frame.
-Result<void> Session::move_interrupted(const Patch& patch, const StoppedProcess& process) const {
-  if (patch.pc_map.size() <= 1) return {};
-  const uint64_t site = patch.plan.site;
-  for (const auto& [at, pc] : process.interrupted_at(site + 1, site + patch.plan.window)) {
-    for (const rewrite::PcPair& pair : patch.pc_map) {
-      if (pc != site + pair.old_off) continue;
-      const uint64_t copied = patch.copy + pair.new_off;
-      const Result<void> wrote = put(at, &copied, sizeof copied);
-      if (!wrote) return wrote;
+Result<void> Session::move_interrupted(const std::vector<Change>& changes,
+                                       const StoppedProcess& process) const {
+  std::vector<const Patch*> fresh;
+  std::vector<std::pair<uint64_t, uint64_t>> windows;
+  for (const Change& change : changes) {
+    for (const Change::Step& step : change.steps) {
+      const Patch& patch = *step.patch;
+      if (patch.on || step.body == 0 || patch.pc_map.size() <= 1) continue;
+      fresh.push_back(&patch);
+      windows.emplace_back(patch.plan.site + 1, patch.plan.site + patch.plan.window);
+    }
+  }
+  if (windows.empty()) return {};
+  for (const auto& [slot, pc] : process.interrupted_at(windows)) {
+    for (const Patch* patch : fresh) {
+      for (const rewrite::PcPair& pair : patch->pc_map) {
+        if (pair.old_off == 0 || pc != patch->plan.site + pair.old_off) continue;
+        const uint64_t copied = patch->copy + pair.new_off;
+        const Result<void> wrote = put(slot, &copied, sizeof copied);
+        if (!wrote) return wrote;
+      }
     }
   }
   return {};

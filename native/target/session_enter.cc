@@ -157,6 +157,7 @@ Result<void> Session::open_handles() {
   }
   if (s.seccomp_mode == 1) return fail(EOPNOTSUPP, "strict seccomp forbids every mapping");
   start_time_ = s.start_time;
+  main_stack_ = s.main_stack;
   pidfd_.reset(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));
   if (!pidfd_.valid()) return fail(errno, "cannot open the process");
   char path[64];

@@ -24,6 +24,8 @@ constexpr uint64_t kRedZoneBytes = 128;
 constexpr uint64_t kVdsoFrameWords = 64;
 constexpr uint64_t kUserSelectors = 0x002b000000000033;
 constexpr uint64_t kStackScanBytesMax = uint64_t{8} << 20;
+constexpr size_t kPageBytes = 4096;
+constexpr size_t kStacksAtOnce = 512;  // less than IOV_MAX
 
 uint64_t now_ns() {
   timespec ts{};
@@ -37,40 +39,43 @@ bool in_ranges(uint64_t value, const std::vector<std::pair<uint64_t, uint64_t>>&
   });
 }
 
-// A copy of one stack, from the red zone up, and the questions asked of it.
-struct StackView {
-  uint64_t sp;
-  const std::vector<uint64_t>* words;
-  const std::vector<std::pair<uint64_t, uint64_t>>* ranges;
-  std::pair<uint64_t, uint64_t> vdso;
-
-  // At `pc` with `stack_pointer`: in our code, or in the vDSO called from our code.
-  [[nodiscard]] bool inside(uint64_t pc, uint64_t stack_pointer) const {
-    if (in_ranges(pc, *ranges)) return true;
-    if (pc < vdso.first || pc >= vdso.second || stack_pointer < sp) return false;
-    const size_t first = (stack_pointer - sp) / 8;
-    for (size_t i = first; i < words->size() && i < first + kVdsoFrameWords; ++i) {
-      if (in_ranges((*words)[i], *ranges)) return true;
-    }
-    return false;
+// Memory for copies of stacks, kept: a page that we touch for the first time while everybody waits
+// costs as much as reading a stack.
+uint64_t* stack_buffer(size_t bytes) {
+  thread_local std::unique_ptr<uint64_t[]> words;
+  thread_local size_t capacity = 0;
+  if (bytes > capacity) {
+    words.reset(new uint64_t[bytes / 8]);
+    capacity = bytes;
   }
+  return words.get();
+}
 
-  // Signal frames on this stack: struct sigcontext keeps rsp, rip, eflags and the selectors
-  // (cs 0x33, gs 0, fs 0, ss 0x2b) in four consecutive words, which nothing else looks like.
-  [[nodiscard]] bool interrupted_inside() const {
-    for (size_t i = 0; i + 3 < words->size(); ++i) {
-      if ((*words)[i + 3] == kUserSelectors && inside((*words)[i + 1], (*words)[i])) return true;
+}  // namespace
+
+// A copy of one stack, from the red zone up, and the questions asked of it.
+struct StoppedProcess::Stack {
+  const Thread* thread;
+  uint64_t sp;
+  const uint64_t* words;
+  size_t count;
+
+  // Calls `matches(where the frame keeps its rip, rip, rsp)` for each signal frame on this stack:
+  // struct sigcontext keeps rsp, rip, eflags and the selectors (cs 0x33, gs 0, fs 0, ss 0x2b) in
+  // four consecutive words, which nothing else looks like.
+  template <typename Matches>
+  [[nodiscard]] bool any_signal_frame(Matches matches) const {
+    for (size_t i = 3; i < count; ++i) {
+      if (words[i] != kUserSelectors) continue;
+      if (matches(sp + (i - 2) * 8, words[i - 2], words[i - 3])) return true;
     }
     return false;
   }
 };
 
-}  // namespace
-
 Result<std::unique_ptr<StoppedProcess>> StoppedProcess::stop(pid_t pid) {
   reap_late_stops();
   std::unique_ptr<StoppedProcess> process(new StoppedProcess(pid));
-  process->started_ns_ = now_ns();
   const Result<void> stopped = process->stop_all();
   if (!stopped) return stopped.error();
   return process;
@@ -81,7 +86,7 @@ Result<void> StoppedProcess::stop_all() {
   for (int round = 0; round < kRoundsMax; ++round) {
     const std::vector<pid_t> tids = read_threads(pid_);
     if (tids.empty()) return fail(ESRCH, "the process ended");
-    std::vector<pid_t> fresh;
+    std::vector<pid_t> fresh, seized;
     std::copy_if(tids.begin(), tids.end(), std::back_inserter(fresh),
                  [&](pid_t tid) { return known.insert(tid).second; });
     // A list without news, read while all known threads stand still, is complete: nobody is left
@@ -89,25 +94,41 @@ Result<void> StoppedProcess::stop_all() {
     if (fresh.empty()) {
       return threads_.empty() ? Result<void>(fail(ESRCH, "the process ended")) : Result<void>();
     }
-    const Result<void> stopped = stop_these(fresh);
-    if (!stopped) return stopped;
+    Result<void> step = seize_these(fresh, &seized);
+    for (size_t page = 0; page < fresh.size(); ++page) {
+      stack_buffer(fresh.size() * kPageBytes)[page * kPageBytes / 8] = 0;
+    }
+    if (started_ns_ == 0) started_ns_ = now_ns();
+    const Result<void> stopped = stop_these(seized);
+    if (step.ok()) step = stopped;
+    if (!step) return step;
+    // So does the count of those that stand still, which is all that exist: the usual case. A
+    // leader that has ended counts too; then the list decides.
+    if (thread_count_.now() == threads_.size()) return {};
   }
   return fail(ETIMEDOUT, "the process creates threads faster than they can be stopped");
 }
 
-// Asks all of them first, so that they stop side by side. ESRCH is no failure: a thread may end
-// between the list and the stop.
-Result<void> StoppedProcess::stop_these(const std::vector<pid_t>& tids) {
-  std::vector<pid_t> asked;
-  Result<void> failure;
+// ESRCH is no failure: a thread may end between the list and the stop.
+Result<void> StoppedProcess::seize_these(const std::vector<pid_t>& tids,
+                                         std::vector<pid_t>* seized) {
   for (const pid_t tid : tids) {
-    const Result<void> one = seize_and_interrupt(tid);
-    if (one.ok()) asked.push_back(tid);
-    if (!one && one.error().errnum != ESRCH) {
-      failure = one;
-      break;
-    }
+    const Result<void> one = seize(tid);
+    if (one.ok()) seized->push_back(tid);
+    if (!one && one.error().errnum != ESRCH) return one;
   }
+  return {};
+}
+
+// Asks all of them first, so that they stop side by side.
+Result<void> StoppedProcess::stop_these(const std::vector<pid_t>& seized) {
+  std::vector<pid_t> asked;
+  asked.reserve(seized.size());
+  for (const pid_t tid : seized) {
+    if (interrupt(tid).ok()) asked.push_back(tid);
+  }
+  threads_.reserve(threads_.size() + asked.size());
+  Result<void> failure;
   for (const pid_t tid : asked) {
     if (!failure) {
       forget_interrupted(tid);
@@ -129,64 +150,107 @@ Result<void> StoppedProcess::stop_these(const std::vector<pid_t>& tids) {
   return failure;
 }
 
-StoppedProcess::~StoppedProcess() {
+StoppedProcess::~StoppedProcess() { release(); }
+
+uint64_t StoppedProcess::release() {
   for (const Thread& thread : threads_) release_thread(thread.tid, thread.regs, thread.dirty);
+  threads_.clear();
+  return now_ns() - started_ns_;
 }
 
-// The stack of one thread from `sp` to the end of its mapping, as far as it can be read.
-std::vector<uint64_t> StoppedProcess::copy_stack(const Thread& thread, uint64_t sp) const {
-  const auto stack_end = [&] {
-    for (const Region& region : regions_) {
-      if (region.start <= thread.regs.rsp && thread.regs.rsp < region.end) return region.end;
+// Where the frames of a thread's stack end at the latest; 0: not known. glibc and musl keep what
+// the thread pointer points at, some kilobytes, at the top of the stacks that they make.
+uint64_t StoppedProcess::stack_end(const Thread& thread) const {
+  const uint64_t sp = thread.regs.rsp;
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    const auto above =
+        std::upper_bound(regions_.begin(), regions_.end(), sp,
+                         [](uint64_t addr, const Region& region) { return addr < region.end; });
+    if (above != regions_.end() && above->start <= sp) {
+      uint64_t end = above->end;
+      for (const uint64_t top : {uint64_t{thread.regs.fs_base}, main_stack_}) {
+        if (sp < top && top < end) end = top;
+      }
+      return end;
     }
-    return uint64_t{0};
-  };
-  uint64_t end = stack_end();
-  if (end == 0) {
     // Not told, or this stack is younger than what we were told.
+    if (attempt == 1) break;
     Result<std::vector<Region>> regions = read_regions(thread.tid);
-    if (!regions) return {};
+    if (!regions) return 0;
     regions_ = std::move(regions.value());
-    end = stack_end();
   }
-  end = std::min(end, sp + kStackScanBytesMax);
-  std::vector<uint64_t> stack(end > sp ? (end - sp) / 8 : 0);
-  const iovec local{stack.data(), stack.size() * 8};
-  const iovec remote{reinterpret_cast<void*>(sp), stack.size() * 8};
-  const ssize_t got = process_vm_readv(thread.tid, &local, 1, &remote, 1, 0);
-  stack.resize(got > 0 ? static_cast<size_t>(got) / 8 : 0);
-  return stack;
+  return 0;
 }
 
-bool StoppedProcess::anyone_inside(const std::vector<std::pair<uint64_t, uint64_t>>& ranges) const {
-  for (const Thread& thread : threads_) {
-    const uint64_t sp = (thread.regs.rsp - kRedZoneBytes) & ~uint64_t{7};
-    const std::vector<uint64_t> stack = copy_stack(thread, sp);
-    std::pair<uint64_t, uint64_t> vdso{0, 0};
-    for (const Region& region : regions_) {
-      if (region.path == "[vdso]") vdso = {region.start, region.end};
+// Shows `matches` the stack of each thread as far as it can be read, until one matches. Many stacks
+// are read by one call: everybody waits for this.
+bool StoppedProcess::any_stack(const std::function<bool(const Stack&)>& matches) const {
+  for (size_t first = 0; first < threads_.size();) {
+    std::vector<Stack> stacks;
+    std::vector<iovec> remote;
+    size_t bytes = 0;
+    for (size_t i = first; i < threads_.size() && stacks.size() < kStacksAtOnce; ++i) {
+      const uint64_t sp = (threads_[i].regs.rsp - kRedZoneBytes) & ~uint64_t{7};
+      const uint64_t end = std::min(stack_end(threads_[i]), sp + kStackScanBytesMax);
+      const size_t size = end > sp ? end - sp : 0;
+      if (!stacks.empty() && bytes + size > kStackScanBytesMax) break;
+      stacks.push_back({&threads_[i], sp, nullptr, size / 8});
+      remote.push_back({reinterpret_cast<void*>(sp), size});
+      bytes += size;
     }
-    const StackView view{sp, &stack, &ranges, vdso};
-    if (view.inside(thread.regs.rip, thread.regs.rsp) || view.interrupted_inside()) return true;
+    uint64_t* const words = stack_buffer(bytes);
+    const iovec local{words, bytes};
+    const pid_t reader = threads_[first].tid;  // the leader may have ended
+    const ssize_t all = process_vm_readv(reader, &local, 1, remote.data(), remote.size(), 0);
+    uint64_t* at = words;
+    for (size_t i = 0; i < stacks.size(); ++i) {
+      stacks[i].words = at;
+      at += stacks[i].count;
+      if (all != static_cast<ssize_t>(bytes)) {
+        // One of them could not be read to its end: each on its own.
+        const iovec own{const_cast<uint64_t*>(stacks[i].words), remote[i].iov_len};
+        const ssize_t got = process_vm_readv(reader, &own, 1, &remote[i], 1, 0);
+        stacks[i].count = got > 0 ? static_cast<size_t>(got) / 8 : 0;
+      }
+      if (matches(stacks[i])) return true;
+    }
+    first += stacks.size();
   }
   return false;
 }
 
-std::vector<std::pair<uint64_t, uint64_t>> StoppedProcess::interrupted_at(uint64_t begin,
-                                                                          uint64_t end) const {
-  std::vector<std::pair<uint64_t, uint64_t>> found;
-  for (const Thread& thread : threads_) {
-    const uint64_t sp = (thread.regs.rsp - kRedZoneBytes) & ~uint64_t{7};
-    const std::vector<uint64_t> stack = copy_stack(thread, sp);
-    for (size_t i = 0; i + 3 < stack.size(); ++i) {
-      const uint64_t pc = stack[i + 1];
-      if (stack[i + 3] != kUserSelectors || pc < begin || pc >= end) continue;
-      found.emplace_back(sp + (i + 1) * 8, pc);
+bool StoppedProcess::anyone_inside(const std::vector<std::pair<uint64_t, uint64_t>>& ranges) const {
+  return any_stack([&](const Stack& stack) {
+    std::pair<uint64_t, uint64_t> vdso{0, 0};
+    for (const Region& region : regions_) {
+      if (region.path == "[vdso]") vdso = {region.start, region.end};
     }
-  }
-  return found;
+    // At `pc` with `sp`: in our code, or in the vDSO called from our code.
+    const auto inside = [&](uint64_t pc, uint64_t sp) {
+      if (in_ranges(pc, ranges)) return true;
+      if (pc < vdso.first || pc >= vdso.second || sp < stack.sp) return false;
+      const size_t first = (sp - stack.sp) / 8;
+      for (size_t i = first; i < stack.count && i < first + kVdsoFrameWords; ++i) {
+        if (in_ranges(stack.words[i], ranges)) return true;
+      }
+      return false;
+    };
+    return inside(stack.thread->regs.rip, stack.thread->regs.rsp) ||
+           stack.any_signal_frame(
+               [&](uint64_t, uint64_t pc, uint64_t sp) { return inside(pc, sp); });
+  });
 }
 
-uint64_t StoppedProcess::elapsed_ns() const { return now_ns() - started_ns_; }
+std::vector<StoppedProcess::Interrupted> StoppedProcess::interrupted_at(
+    const std::vector<std::pair<uint64_t, uint64_t>>& ranges) const {
+  std::vector<Interrupted> found;
+  any_stack([&](const Stack& stack) {
+    return stack.any_signal_frame([&](uint64_t slot, uint64_t pc, uint64_t) {
+      if (in_ranges(pc, ranges)) found.push_back({slot, pc});
+      return false;
+    });
+  });
+  return found;
+}
 
 }  // namespace bpftime::target

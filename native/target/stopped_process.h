@@ -10,11 +10,14 @@
 #include <sys/user.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "../base/result.h"
 #include "proc_maps.h"
+#include "remote_thread.h"
 
 namespace bpftime::target {
 
@@ -26,7 +29,8 @@ class StoppedProcess {
     bool dirty = false;
   };
 
-  /// Stops all threads, also those that are being created meanwhile. ESRCH, EPERM, ETIMEDOUT.
+  /// Stops all threads, also those that are being created meanwhile. They run while they are seized
+  /// and stand still from the first interrupt on. ESRCH, EPERM, ETIMEDOUT.
   static Result<std::unique_ptr<StoppedProcess>> stop(pid_t pid);
   ~StoppedProcess();
   StoppedProcess(const StoppedProcess&) = delete;
@@ -34,31 +38,44 @@ class StoppedProcess {
 
   std::vector<Thread>& threads() { return threads_; }
 
-  /// Mappings as read shortly before the stop: saves reading them while everybody waits.
-  void know_regions(std::vector<Region> regions) { regions_ = std::move(regions); }
+  /// Mappings as read shortly before the stop, and ProcStatus::main_stack: saves reading them, and
+  /// more of the first thread's stack than its frames, while everybody waits.
+  void know(std::vector<Region> regions, uint64_t main_stack) {
+    regions_ = std::move(regions);
+    main_stack_ = main_stack;
+  }
 
   /// True when a thread executes inside one of the ranges, or will once a signal handler that
   /// interrupted it there returns, or once the vDSO does. Return addresses of hijacked functions
   /// are not looked for here: the shadow stacks know them exactly.
   bool anyone_inside(const std::vector<std::pair<uint64_t, uint64_t>>& ranges) const;
 
-  /// Signal frames whose interrupted instruction lies in [begin, end): where the frame keeps its
-  /// address, and that address.
-  [[nodiscard]] std::vector<std::pair<uint64_t, uint64_t>> interrupted_at(uint64_t begin,
-                                                                          uint64_t end) const;
+  struct Interrupted {
+    uint64_t slot = 0;  // where the signal frame keeps the address
+    uint64_t pc = 0;
+  };
+  /// Signal frames whose interrupted instruction lies in one of the ranges.
+  [[nodiscard]] std::vector<Interrupted> interrupted_at(
+      const std::vector<std::pair<uint64_t, uint64_t>>& ranges) const;
 
-  /// Nanoseconds since the first thread was stopped.
-  [[nodiscard]] uint64_t elapsed_ns() const;
+  /// Lets all threads go on. Nanoseconds since the first was stopped.
+  uint64_t release();
 
  private:
-  explicit StoppedProcess(pid_t pid) : pid_(pid) {}
+  struct Stack;
+  explicit StoppedProcess(pid_t pid) : pid_(pid), thread_count_(pid) {}
   Result<void> stop_all();
-  Result<void> stop_these(const std::vector<pid_t>& tids);
-  [[nodiscard]] std::vector<uint64_t> copy_stack(const Thread& thread, uint64_t sp) const;
+  Result<void> seize_these(const std::vector<pid_t>& tids, std::vector<pid_t>* seized);
+  Result<void> stop_these(const std::vector<pid_t>& seized);
+  [[nodiscard]] uint64_t stack_end(const Thread& thread) const;
+  bool any_stack(const std::function<bool(const Stack&)>& matches) const;
 
+  UrgentScope urgent_;
   pid_t pid_;
+  ThreadCount thread_count_;
   uint64_t started_ns_ = 0;
   std::vector<Thread> threads_;
+  uint64_t main_stack_ = 0;
   mutable std::vector<Region> regions_;  // told, or read at the first look at a stack
 };
 
