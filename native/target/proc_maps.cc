@@ -46,24 +46,31 @@ std::string proc_path(pid_t pid, const char* name) {
   return path;
 }
 
+// A number at `*at`, which moves behind it and the character that ends it.
+uint64_t take_number(const char** at, int base) {
+  char* end = nullptr;
+  const uint64_t value = strtoull(*at, &end, base);
+  *at = *end == '\0' ? end : end + 1;
+  return value;
+}
+
+// start-end rwxp offset major:minor inode    path. Not by sscanf: a large process has thousands.
 bool parse_region(const char* line, Region* region) {
-  unsigned long start = 0, end = 0, off = 0, inode = 0;
-  unsigned major = 0, minor = 0;
-  char prot[5] = {};
-  int path_at = 0;
-  if (sscanf(line, "%lx-%lx %4s %lx %x:%x %lu %n", &start, &end, prot, &off, &major, &minor, &inode,
-             &path_at) < 7) {
-    return false;
-  }
-  region->start = start;
-  region->end = end;
-  region->read = prot[0] == 'r';
-  region->write = prot[1] == 'w';
-  region->exec = prot[2] == 'x';
-  region->shared = prot[3] == 's';
-  region->file_off = off;
-  region->inode = inode;
-  region->path = path_at > 0 ? line + path_at : "";
+  const char* at = line;
+  region->start = take_number(&at, 16);
+  region->end = take_number(&at, 16);
+  if (region->end <= region->start || strlen(at) < 5) return false;
+  region->read = at[0] == 'r';
+  region->write = at[1] == 'w';
+  region->exec = at[2] == 'x';
+  region->shared = at[3] == 's';
+  at += 5;
+  region->file_off = take_number(&at, 16);
+  take_number(&at, 16);
+  take_number(&at, 16);
+  region->inode = take_number(&at, 10);
+  while (*at == ' ') ++at;
+  region->path = at;
   return true;
 }
 
@@ -135,6 +142,8 @@ Result<ProcStatus> read_status(pid_t pid) {
   if (nspid != std::string::npos) {
     const size_t eol = status.find('\n', nspid + 1);
     const size_t last = status.find_last_of("\t ", eol);
+    out.ns_depth = static_cast<int>(std::count(status.begin() + static_cast<ptrdiff_t>(nspid),
+                                               status.begin() + static_cast<ptrdiff_t>(eol), '\t'));
     out.ns_pid = static_cast<pid_t>(strtol(status.c_str() + last, nullptr, 10));
   }
   // Fields after the command, which may contain anything, start behind the last ')'.
@@ -148,6 +157,14 @@ Result<ProcStatus> read_status(pid_t pid) {
     while (*p != '\0' && *p != ' ') ++p;
   }
   return out;
+}
+
+bool has_ended(pid_t tid) {
+  std::string stat;
+  if (read_file(proc_path(tid, "stat").c_str(), &stat) != 0) return true;
+  const size_t paren = stat.rfind(')');
+  if (paren == std::string::npos || paren + 2 >= stat.size()) return true;
+  return stat[paren + 2] == 'Z' || stat[paren + 2] == 'X';
 }
 
 std::optional<uint64_t> find_hole(const std::vector<Region>& regions, uint64_t near_start,

@@ -50,10 +50,15 @@ struct ProcStatus {
   bool shadow_stack = false;  // CET: return addresses are checked by the processor
   bool zombie = false;
   pid_t ns_pid = 0;  // id in its own pid namespace
+  int ns_depth = 0;  // pid namespaces in which it has an id, from that of /proc inwards
 };
 
 /// Fails with ESRCH when the process is gone.
 Result<ProcStatus> read_status(pid_t pid);
+
+/// Whether a process or thread is gone, or has ended and nobody collected it. Cheaper than the
+/// above.
+bool has_ended(pid_t tid);
 
 /// A free range of `bytes` from which every byte of [near_start, near_end) and every byte of the
 /// range itself are within reach of a rel32. Keeps clear of the growing ends of heap and stack.

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "remote_thread.h"
 
-#include <elf.h>
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
@@ -261,6 +260,15 @@ Result<std::unique_ptr<RemoteThread>> RemoteThread::borrow(pid_t pid, pid_t tid)
   return thread;
 }
 
+namespace {
+
+bool has_seccomp(pid_t tid) {
+  const Result<ProcStatus> status = read_status(tid);
+  return status.ok() && status.value().seccomp_mode != 0;
+}
+
+}  // namespace
+
 // Remembers what the destructor puts back; on failure there is nothing to put back.
 Result<void> RemoteThread::prepare() {
   gone_ = true;
@@ -269,10 +277,10 @@ Result<void> RemoteThread::prepare() {
     if (!borrowed_) ptrace(PTRACE_DETACH, tid_, nullptr, nullptr);
     return fail(ESRCH, "the thread ended");
   }
-  // A filter may have been installed since we last looked, by this thread alone.
-  const Result<ProcStatus> status = read_status(tid_);
-  if (status.ok() && status.value().seccomp_mode != 0 &&
-      ptrace(PTRACE_SETOPTIONS, tid_, nullptr, PTRACE_O_SUSPEND_SECCOMP) != 0) {
+  // A filter may have been installed since we last looked, by this thread alone. Not being allowed
+  // to suspend one matters only if there is one.
+  if (ptrace(PTRACE_SETOPTIONS, tid_, nullptr, PTRACE_O_SUSPEND_SECCOMP) != 0 &&
+      has_seccomp(tid_)) {
     if (!borrowed_) release_thread(tid_, saved_, false);
     return fail(EPERM, "it has a seccomp filter, and we may not suspend it");
   }
@@ -412,20 +420,6 @@ Result<int64_t> RemoteThread::result() const {
     return errno_failure("cannot read the result of a remote call");
   }
   return static_cast<int64_t>(regs.rax);
-}
-
-Result<uint64_t> find_syscall_insn(pid_t pid) {
-  const Result<std::vector<Region>> regions = read_regions(pid);
-  if (!regions) return regions.error();
-  for (const Region& region : regions.value()) {
-    if (region.path != "[vdso]") continue;
-    std::vector<uint8_t> bytes(region.end - region.start);
-    if (!read_memory(pid, region.start, bytes.data(), bytes.size())) continue;
-    for (size_t i = 0; i + 1 < bytes.size(); ++i) {
-      if (bytes[i] == 0x0f && bytes[i + 1] == 0x05) return region.start + i;
-    }
-  }
-  return fail(EOPNOTSUPP, "the process has no vDSO with a system call instruction");
 }
 
 Result<void> read_memory(pid_t pid, uint64_t addr, void* out, size_t size) {

@@ -103,10 +103,6 @@ class RemoteThread {
   uint64_t rseq_cs_addr_ = 0, rseq_cs_ = 0;
 };
 
-/// An address of a `syscall` instruction in the target's vDSO: always mapped, also in static
-/// programs. Fails with EOPNOTSUPP when there is none.
-Result<uint64_t> find_syscall_insn(pid_t pid);
-
 /// Copies memory of a target; partial transfers fail with EFAULT. Writing goes through
 /// /proc/<pid>/mem and ignores page protection (private pages are copied first).
 Result<void> read_memory(pid_t pid, uint64_t addr, void* out, size_t size);

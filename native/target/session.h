@@ -186,6 +186,7 @@ class Session {
   Result<void> open_handles();
   Result<void> install_agent(const std::function<bool()>& still_allowed);
   Result<void> map_agent(RemoteThread* thread);
+  Result<void> complete_agent(RemoteThread* thread);
   Result<void> fill_environment(uint64_t fs_base);
   Result<void> map_all(std::vector<MapWant>* wants);
   Result<void> run_batch(RemoteThread* thread, MapWant* wants, size_t count);
@@ -238,10 +239,12 @@ class Session {
   pid_t pid_;
   uint64_t start_time_ = 0;
   uint64_t main_stack_ = 0;  // see ProcStatus
+  pid_t ns_pid_ = 0;
+  uint32_t ns_tag_ = 0;  // see rt_env
   uint64_t enter_ns_ = 0;
   bool guard_armed_ = false;
   ScopedFd pidfd_, mem_;
-  uint64_t syscall_insn_ = 0;
+  uint64_t syscall_insn_ = 0, clock_gettime_ = 0;  // in the vDSO
   uint64_t agent_ = 0, agent_bytes_ = 0;
   uint64_t control_ = 0;  // map_batch, then the stack for agent calls
   uint64_t shadows_ = 0;

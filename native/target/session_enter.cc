@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 // Session, first half: getting in, mapping things, getting out.
-#include <elf.h>
 #include <fcntl.h>
 #include <linux/membarrier.h>
 #include <sys/mman.h>
@@ -12,12 +11,14 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "remote_thread.h"
 #include "session.h"
 #include "session_parts.h"
 #include "stopped_process.h"
+#include "vdso.h"
 
 extern "C" {
 extern const uint8_t bpftime_agent_blob[] __attribute__((visibility("hidden")));
@@ -43,31 +44,25 @@ uint64_t now_ns() {
 
 uint64_t page_up(uint64_t bytes) { return (bytes + 4095) & ~uint64_t{4095}; }
 
-// Address of a function of the vDSO image, or 0.
-uint64_t vdso_symbol(const std::vector<uint8_t>& image, uint64_t base, const char* name) {
-  const auto at = [&](uint64_t off, size_t size) -> const uint8_t* {
-    return off <= image.size() && size <= image.size() - off ? image.data() + off : nullptr;
-  };
-  const auto* ehdr = reinterpret_cast<const Elf64_Ehdr*>(at(0, sizeof(Elf64_Ehdr)));
-  if (ehdr == nullptr) return 0;
-  for (int i = 0; i < ehdr->e_shnum; ++i) {
-    const auto* section = reinterpret_cast<const Elf64_Shdr*>(
-        at(ehdr->e_shoff + static_cast<uint64_t>(i) * sizeof(Elf64_Shdr), sizeof(Elf64_Shdr)));
-    if (section == nullptr) return 0;
-    if (section->sh_type != SHT_DYNSYM) continue;
-    const auto* strings = reinterpret_cast<const Elf64_Shdr*>(
-        at(ehdr->e_shoff + section->sh_link * sizeof(Elf64_Shdr), sizeof(Elf64_Shdr)));
-    if (strings == nullptr) return 0;
-    for (uint64_t off = 0; off + sizeof(Elf64_Sym) <= section->sh_size; off += sizeof(Elf64_Sym)) {
-      const auto* sym =
-          reinterpret_cast<const Elf64_Sym*>(at(section->sh_offset + off, sizeof(Elf64_Sym)));
-      if (sym == nullptr) return 0;
-      const size_t length = strlen(name) + 1;
-      const uint8_t* text = at(strings->sh_offset + sym->st_name, length);
-      if (text != nullptr && memcmp(text, name, length) == 0) return base + sym->st_value;
-    }
-  }
-  return 0;
+// Whether /proc is of our own pid namespace: who has one id there is in it then.
+bool is_plain_proc() {
+  static const bool is_plain = [] {
+    const Result<ProcStatus> self = read_status(getpid());
+    char name[32] = {};
+    return readlink("/proc/self", name, sizeof name - 1) > 0 &&
+           strtol(name, nullptr, 10) == getpid() && self.ok() && self.value().ns_depth == 1;
+  }();
+  return is_plain;
+}
+
+// 0: our own pid namespace.
+uint32_t namespace_tag(pid_t pid) {
+  struct stat ours {
+  }, theirs{};
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%d/ns/pid", pid);
+  if (stat("/proc/self/ns/pid", &ours) != 0 || stat(path, &theirs) != 0) return 0;
+  return ours.st_ino == theirs.st_ino ? 0 : 1 + static_cast<uint32_t>(theirs.st_ino % 126);
 }
 
 }  // namespace
@@ -158,25 +153,26 @@ Result<void> Session::open_handles() {
   if (s.seccomp_mode == 1) return fail(EOPNOTSUPP, "strict seccomp forbids every mapping");
   start_time_ = s.start_time;
   main_stack_ = s.main_stack;
+  ns_pid_ = s.ns_pid;
+  if (s.ns_depth != 1 || !is_plain_proc()) ns_tag_ = namespace_tag(pid_);
   pidfd_.reset(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));
   if (!pidfd_.valid()) return fail(errno, "cannot open the process");
   char path[64];
   snprintf(path, sizeof path, "/proc/%d/mem", pid_);
   mem_.reset(open(path, O_RDWR | O_CLOEXEC));
   if (!mem_.valid()) return fail(errno, "cannot open the process' memory");
-  const Result<uint64_t> insn = find_syscall_insn(pid_);
-  if (!insn) return insn.error();
-  syscall_insn_ = insn.value();
+  const Result<Vdso> vdso = find_vdso(pid_);
+  if (!vdso) return vdso.error();
+  syscall_insn_ = vdso.value().syscall_insn;
+  clock_gettime_ = vdso.value().clock_gettime;
   return {};
 }
 
 pid_t Session::any_thread() const {
   // The leader may have ended while other threads live on.
-  const Result<ProcStatus> leader = read_status(pid_);
-  if (leader.ok() && !leader.value().zombie) return pid_;
+  if (!has_ended(pid_)) return pid_;
   for (const pid_t tid : read_threads(pid_)) {
-    const Result<ProcStatus> status = read_status(tid);
-    if (tid != pid_ && status.ok() && !status.value().zombie) return tid;
+    if (tid != pid_ && !has_ended(tid)) return tid;
   }
   return pid_;
 }
@@ -191,27 +187,26 @@ Result<void> Session::install_agent(const std::function<bool()>& still_allowed) 
       create_map(MapSpec{kBpfMapTypeRingbuf, 0, 0, kLogRingBytes, 0, "log"});
   if (!log) return log.error();
   log_ = log.value();
-  // Everything that needs the thread happens in one stop.
-  auto thread = RemoteThread::stop(pid_, any_thread());
+  auto thread = RemoteThread::stop(pid_, pid_);
   if (!thread) return thread.error();
   // It may have become a program that the caller may not touch since the caller asked. Our
   // descriptors were opened before: if exec came in between, they lead nowhere.
   if (!still_allowed()) return fail(EACCES, "the caller may not trace it any more");
+  uint8_t insn[2] = {};
+  if (!get(syscall_insn_, insn, sizeof insn) || insn[0] != 0x0f || insn[1] != 0x05) {
+    return fail(ESTALE, "the process runs another program now");
+  }
   Result<void> step = map_agent(thread.value().get());
   if (step.ok()) step = fill_environment(thread.value()->saved().fs_base);
   if (!step && agent_ != 0) {
     static_cast<void>(
         thread.value()->syscall(syscall_insn_, SYS_munmap, agent_, agent_bytes_ + kControlBytes));
-    const auto it = map_addrs_.find(log_->id);
-    if (it != map_addrs_.end()) {
-      static_cast<void>(
-          thread.value()->syscall(syscall_insn_, SYS_munmap, it->second, log_->view.storage_bytes));
-    }
   }
   return step;
 }
 
-// Text, data and the control block in one range: two system calls, then the agent maps the rest.
+// Text, data and the control block in one range, by two system calls. Nothing of the agent runs
+// yet, so what takes more of the thread's time waits for the first batch of mappings.
 Result<void> Session::map_agent(RemoteThread* thread) {
   const auto map = [&](uint64_t addr, uint64_t bytes, int prot, int flags) {
     return thread->syscall(syscall_insn_, SYS_mmap, addr, bytes, static_cast<uint64_t>(prot),
@@ -230,54 +225,42 @@ Result<void> Session::map_agent(RemoteThread* thread) {
   if (!data) return data.error();
   if (data.value() < 0) return fail(ENOMEM, "the process cannot map memory");
   const size_t blob_bytes = static_cast<size_t>(bpftime_agent_blob_end - bpftime_agent_blob);
-  const Result<void> wrote = put(agent_, bpftime_agent_blob, blob_bytes);
-  if (!wrote) return wrote;
+  return put(agent_, bpftime_agent_blob, blob_bytes);
+}
+
+// What an environment still lacks before a program may run: the log, and a cache of the process id
+// that a child does not inherit.
+Result<void> Session::complete_agent(RemoteThread* thread) {
+  if (map_addrs_.contains(log_->id)) return {};
   MapWant wants[] = {
-      MapWant::shared(log_->storage.get(), log_->view.storage_bytes, PROT_READ | PROT_WRITE),
-      MapWant::wipe_on_fork(agent_ + header_.pid_page_off, sizeof(rt_pid_page))};
+      MapWant::wipe_on_fork(agent_ + header_.pid_page_off, sizeof(rt_pid_page)),
+      MapWant::shared(log_->storage.get(), log_->view.storage_bytes, PROT_READ | PROT_WRITE)};
   const Result<void> mapped = run_batch(thread, wants, std::size(wants));
-  if (wants[0].addr != 0) {
-    map_addrs_[log_->id] = wants[0].addr;
-    map_bytes_[log_->id] = log_->view.storage_bytes;
-  }
-  return mapped;
+  if (!mapped) return mapped;
+  map_addrs_[log_->id] = wants[1].addr;
+  map_bytes_[log_->id] = log_->view.storage_bytes;
+  vm_map log = log_->view;
+  log.base = reinterpret_cast<u8*>(wants[1].addr);
+  return put(agent_ + header_.env_off + offsetof(rt_env, log), &log, sizeof log);
 }
 
 Result<void> Session::fill_environment(uint64_t fs_base) {
-  const Result<ProcStatus> status = read_status(pid_);
-  if (!status) return status.error();
-  const Result<std::vector<Region>> regions = read_regions(any_thread());
-  if (!regions) return regions.error();
   rt_env env{};
   env.version = RT_ENV_V1;
   env.tid_fs_offset = -1;
   for (const int32_t off : kTidOffsets) {
     uint32_t found = 0;
     if (fs_base != 0 && get(fs_base + static_cast<uint64_t>(off), &found, sizeof found).ok() &&
-        found == static_cast<uint32_t>(status.value().ns_pid)) {
+        found == static_cast<uint32_t>(ns_pid_)) {
       env.tid_fs_offset = off;
       break;
     }
   }
-  for (const Region& region : regions.value()) {
-    if (region.path != "[vdso]") continue;
-    std::vector<uint8_t> image(region.end - region.start);
-    if (!get(region.start, image.data(), image.size()).ok()) continue;
-    env.clock_gettime_fn = vdso_symbol(image, region.start, "__vdso_clock_gettime");
-  }
-  env.log = log_->view;
-  env.log.base = reinterpret_cast<u8*>(map_addrs_[log_->id]);
+  env.clock_gettime_fn = clock_gettime_;
   env.cpu_count = log_->view.cpu_count != 0 ? log_->view.cpu_count : possible_cpus();
-  env.pid = static_cast<uint32_t>(status.value().ns_pid);
+  env.pid = static_cast<uint32_t>(ns_pid_);
   env.pid_cached = 1;
-  struct stat ours {
-  }, theirs{};
-  char path[64];
-  snprintf(path, sizeof path, "/proc/%d/ns/pid", pid_);
-  if (stat("/proc/self/ns/pid", &ours) == 0 && stat(path, &theirs) == 0 &&
-      ours.st_ino != theirs.st_ino) {
-    env.ns_tag = 1 + static_cast<uint32_t>(theirs.st_ino % 126);
-  }
+  env.ns_tag = ns_tag_;
   agent_state state{};
   state.version = AGENT_V1;
   const Result<void> wrote = put(agent_ + header_.env_off, &env, sizeof env);
@@ -295,7 +278,7 @@ Result<void> Session::map_all(std::vector<MapWant>* wants) {
   if (!thread) return thread.error();
   const Result<void> same = check_program();
   if (!same) return same;
-  Result<void> done;
+  Result<void> done = complete_agent(thread.value().get());
   for (size_t at = 0; at < wants->size() && done.ok(); at += MAP_BATCH_MAX) {
     const size_t count = std::min<size_t>(MAP_BATCH_MAX, wants->size() - at);
     done = run_batch(thread.value().get(), wants->data() + at, count);
