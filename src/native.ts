@@ -252,7 +252,12 @@ export interface NativeTarget {
   targetApply(
     session: number,
     sites: SiteWish[],
-  ): Promise<{ pauseNs: number; threadCount: number }>;
+  ): Promise<{
+    pauseNs: number;
+    /** Stopped once more, to see which code memory can be used again. */
+    recyclePauseNs: number;
+    threadCount: number;
+  }>;
   /**
    * Can the returns of a function be caught where its `ret`s stand? Resolves with their number,
    * rejects with EOPNOTSUPP and the reason.

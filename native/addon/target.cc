@@ -159,6 +159,7 @@ Napi::Value target_apply(const Napi::CallbackInfo& info) {
     answer->value = [done = report.value()](Napi::Env env) {
       Napi::Object out = Napi::Object::New(env);
       out.Set("pauseNs", Napi::Number::New(env, static_cast<double>(done.pause_ns)));
+      out.Set("recyclePauseNs", Napi::Number::New(env, static_cast<double>(done.recycle_pause_ns)));
       out.Set("threadCount", Napi::Number::New(env, done.thread_count));
       return out;
     };

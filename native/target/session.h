@@ -13,6 +13,8 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -24,6 +26,7 @@
 #include "../rewrite/branch_index.h"
 #include "../rewrite/exit_plan.h"
 #include "../rewrite/trampoline.h"
+#include "code_space.h"
 #include "load_watch.h"
 #include "proc_maps.h"
 
@@ -59,8 +62,12 @@ struct SiteRequest {
   std::vector<HookRequest> hooks;
 };
 
+// Recycling looks at all threads' stacks in a stop of its own, so it waits for this much.
+constexpr uint64_t kRecycleBytes = 128 << 10;
+
 struct ApplyReport {
-  uint64_t pause_ns = 0;  // all threads stopped
+  uint64_t pause_ns = 0;          // all threads stopped
+  uint64_t recycle_pause_ns = 0;  // stopped once more, to see what memory can be used again
   uint32_t thread_count = 0;
 };
 
@@ -129,13 +136,30 @@ class Session {
 
  private:
   struct Arena {
-    uint64_t base = 0, bytes = 0, used = 0;
+    uint64_t base = 0, bytes = 0;
+    CodeSpace space;
     uint64_t stats = 0;  // target address of CPU 0's hook_stats
     uint8_t* stats_view = nullptr;
     size_t stats_bytes = 0;
     ScopedFd stats_fd;
     std::vector<bool> stats_used;
+    uint32_t stats_free = HOOKS_PER_ARENA;
+
+    std::optional<uint32_t> take_stats();
+    void give_back_stats(uint32_t index);
     ~Arena();
+  };
+  // Bytes of an arena.
+  struct Piece {
+    Arena* arena = nullptr;
+    uint64_t addr = 0, bytes = 0;
+  };
+  // What of one site no code leads to any more, while threads may still be inside or come back. It
+  // is recycled as a whole: old bodies call through old slots.
+  struct Retired {
+    std::vector<Piece> pieces;
+    std::vector<std::pair<Arena*, uint32_t>> stats;
+    std::set<uint32_t> programs;
   };
   struct Image {
     std::shared_ptr<ProgObject> program;
@@ -157,6 +181,7 @@ class Session {
     std::vector<rewrite::PcPair> pc_map;
     uint64_t head = 0, copy = 0, body = 0;
     uint32_t body_bytes = 0;
+    bool is_fresh = true;  // planned by the apply() that is under way
     bool is_exit = false;  // its last instruction is a `ret` where returns are caught
     bool is_entry = false;
     bool on = false;
@@ -169,6 +194,7 @@ class Session {
     std::unique_ptr<Patch> entry;
     std::vector<std::unique_ptr<Patch>> exits;
     bool exits_planned = false;
+    bool exits_settled = false;  // exits_planned, as of the last change that happened
     std::vector<Hook> hooks;
 
     [[nodiscard]] std::vector<Patch*> patches() const;
@@ -177,6 +203,13 @@ class Session {
   struct Function {
     rewrite::FunctionView view;
     Region text;
+  };
+  // What becomes of one patch: on with this body, or off when it has none.
+  struct ChangeStep {
+    Patch* patch = nullptr;
+    uint64_t body = 0;
+    uint32_t body_bytes = 0;
+    bool vanished = false;  // the code went away with its module: only our memory of it is left
   };
   // A prepared but not yet visible change of one site.
   struct Change;
@@ -222,8 +255,10 @@ class Session {
                                 const StoppedProcess& process) const;
   void settle(Change* change);
   static void release_counters(const Change& change);
-  void forget(std::vector<Change>* changes);
+  void forget(std::vector<Change>* changes, const std::vector<SiteRequest>& requests);
   Result<void> build_filter(Change* change);
+  using CodeBuilder = std::function<Result<rewrite::Trampoline>(uint64_t at)>;
+  Result<void> put_code(Arena* arena, const CodeBuilder& build, ChangeStep* step);
   Result<void> call_agent_alone(uint64_t fn);
   [[nodiscard]] std::vector<std::pair<uint64_t, uint64_t>> code_ranges() const;
   Result<std::vector<uint8_t>> original_bytes(uint64_t addr, uint64_t size) const;
@@ -234,7 +269,16 @@ class Session {
   Result<void> check_program() const;
   [[nodiscard]] uint64_t agent_fn(uint32_t off) const { return agent_ + off; }
   [[nodiscard]] pid_t any_thread() const;
-  [[nodiscard]] bool any_live_return() const;
+  [[nodiscard]] std::set<uint32_t> live_return_sites() const;
+  void retire(const Site& site, uint64_t addr, uint64_t bytes);
+  void retire_hook(const Site& site, const Hook& hook);
+  void retire_patch(const Site& site, const Patch& patch);
+  void drop_fresh(Site* site);
+  Result<uint64_t> recycle();
+  void free_retired(const std::vector<uint64_t>& pointers, const std::set<uint32_t>& returning);
+  std::vector<std::pair<uint64_t, uint64_t>> take_idle_images(
+      const std::vector<uint64_t>& pointers);
+  Result<void> unmap(const std::vector<std::pair<uint64_t, uint64_t>>& ranges);
 
   pid_t pid_;
   uint64_t start_time_ = 0;
@@ -265,6 +309,10 @@ class Session {
     std::unique_ptr<rewrite::BranchIndex> branches;
   };
   std::map<uint64_t, TextIndex> text_indexes_;  // by start of the mapping
+  std::vector<Piece> taken_;                    // by the apply() that is under way
+  std::map<uint32_t, Retired> retired_;         // by site id
+  uint64_t retired_bytes_ = 0;
+  uint64_t recycle_at_bytes_ = kRecycleBytes;
   uint32_t next_site_id_ = 1;
 };
 

@@ -40,7 +40,7 @@ Result<ApplyReport> Session::apply(const std::vector<SiteRequest>& requests,
     Result<Change> change = prepare(request);
     if (!change) {
       *reason_site = request.addr;
-      forget(&changes);
+      forget(&changes, requests);
       return change.error();
     }
     changes.push_back(std::move(change.value()));
@@ -51,20 +51,47 @@ Result<ApplyReport> Session::apply(const std::vector<SiteRequest>& requests,
       sites_[request.addr] = std::move(stored.fresh);
     }
   }
-  const Result<ApplyReport> done = commit(&changes);
-  if (!done) forget(&changes);
+  Result<ApplyReport> done = commit(&changes);
+  if (!done) {
+    forget(&changes, requests);
+    return done;
+  }
+  taken_.clear();
+  // A target that does not stop now has its memory recycled another time.
+  const Result<uint64_t> pause_ns = recycle();
+  if (pause_ns.ok()) done.value().recycle_pause_ns = pause_ns.value();
   return done;
 }
 
 // Undoes prepare(): nothing of it was visible to the target's threads.
-void Session::forget(std::vector<Change>* changes) {
+void Session::forget(std::vector<Change>* changes, const std::vector<SiteRequest>& requests) {
   for (Change& change : *changes) {
-    if (change.removes || change.site == nullptr) continue;
-    release_counters(change);
-    if (!change.site->hooks.empty()) continue;
-    unregister_patches(*change.site);
-    sites_.erase(change.request.addr);
+    if (!change.removes) release_counters(change);
   }
+  for (const SiteRequest& request : requests) {
+    const auto it = sites_.find(request.addr);
+    if (it == sites_.end()) continue;
+    drop_fresh(it->second.get());
+    if (it->second->hooks.empty()) sites_.erase(it);
+  }
+  for (const Piece& piece : taken_) piece.arena->space.give_back(piece.addr, piece.bytes);
+  taken_.clear();
+}
+
+// Forgets the patches that were planned for a change that did not happen.
+void Session::drop_fresh(Site* site) {
+  unregister_patches(*site);
+  if (site->entry != nullptr && site->entry->is_fresh) site->entry.reset();
+  if (!site->exits.empty() && site->exits.front()->is_fresh) {
+    site->exits.clear();
+    site->exits_planned = false;
+  }
+  // An entry that is one of the exits is planned with them.
+  if (site->entry != nullptr && site->exits.empty() && !site->exits_settled) {
+    site->entry->is_exit = false;
+    site->exits_planned = false;
+  }
+  register_patches(*site);
 }
 
 // Counters that build() took for hooks that the site did not have before.
@@ -74,7 +101,7 @@ void Session::release_counters(const Change& change) {
     const bool kept = std::any_of(old.begin(), old.end(), [&](const Hook& h) {
       return h.request.hook_id == hook.request.hook_id;
     });
-    if (!kept) change.site->arena->stats_used[hook.stat] = false;
+    if (!kept) change.site->arena->give_back_stats(hook.stat);
   }
 }
 
@@ -100,7 +127,7 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
     return change.removes && !change.site->hooks.empty() &&
            change.site->hooks.front().request.kind == HookKind::kRestoreReturns;
   });
-  if (unguards && (process.anyone_inside(code_ranges()) || any_live_return())) {
+  if (unguards && (process.anyone_inside(code_ranges()) || !live_return_sites().empty())) {
     return fail(EBUSY, "a probed function has not returned yet");
   }
   size_t done = 0;
@@ -235,18 +262,23 @@ Result<void> Session::move_interrupted(const std::vector<Change>& changes,
 void Session::settle(Change* change) {
   Site* site = change->site;
   for (const Hook& hook : change->dropped) {
-    site->arena->stats_used[hook.stat] = false;
+    retire_hook(*site, hook);
     if (hook.request.kind == HookKind::kProgram) --images_.at(hook.request.prog_id).users;
   }
+  for (const Change::Step& step : change->steps) {
+    Patch* patch = step.patch;
+    if (patch->body != 0 && patch->body != step.body) retire(*site, patch->body, patch->body_bytes);
+    patch->on = step.body != 0;
+    patch->body = step.body;
+    patch->body_bytes = step.body_bytes;
+    patch->is_fresh = false;
+  }
+  site->exits_settled = site->exits_planned;
   if (change->removes) {
+    for (const Patch* patch : site->patches()) retire_patch(*site, *patch);
     unregister_patches(*site);
     sites_.erase(change->request.addr);
     return;
-  }
-  for (const Change::Step& step : change->steps) {
-    step.patch->on = step.body != 0;
-    step.patch->body = step.body;
-    step.patch->body_bytes = step.body_bytes;
   }
   for (const Hook& hook : change->hooks) {
     const bool before = std::any_of(site->hooks.begin(), site->hooks.end(), [&](const Hook& h) {

@@ -6,10 +6,12 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -452,9 +454,12 @@ Result<void> Session::leave() {
     if (stopped.value()->anyone_inside(ranges)) {
       return fail(EBUSY, "a thread is still inside probed code");
     }
+    // No code leads there any more, so the only way in is a return that was hijacked before. It is
+    // looked for while everybody waits: one that returned a moment ago would be inside.
+    if (!live_return_sites().empty()) {
+      return fail(EBUSY, "a probed function has not returned yet");
+    }
   }
-  // No code leads there any more, so the only way in is a return that was hijacked before.
-  if (any_live_return()) return fail(EBUSY, "a probed function has not returned yet");
   for (const auto& [id, addr] : map_addrs_) {
     const auto it = map_bytes_.find(id);
     if (it != map_bytes_.end()) ranges.emplace_back(addr, addr + it->second);
@@ -476,25 +481,39 @@ Result<void> Session::leave() {
   return {};
 }
 
-bool Session::any_live_return() const {
-  if (shadows_ == 0) return false;
-  // Only the first lines of each stack tell; most were never touched.
-  for (uint32_t i = 0; i < SHADOW_THREADS; ++i) {
-    const uint64_t at = shadows_ + i * sizeof(shadow_stack);
-    shadow_stack head{};
-    if (!get(at, &head, offsetof(shadow_stack, entries)).ok()) continue;
-    if (head.thread_key == 0 || head.depth == 0) continue;
-    const size_t bytes = std::min<uint64_t>(head.depth, SHADOW_DEPTH) * sizeof(shadow_entry);
-    if (!get(at + offsetof(shadow_stack, entries), head.entries, bytes).ok()) continue;
-    for (size_t e = 0; e < bytes / sizeof(shadow_entry); ++e) {
+// Sites of functions that will return to us: alive is an entry whose slot still holds our address.
+std::set<uint32_t> Session::live_return_sites() const {
+  std::set<uint32_t> sites;
+  if (shadows_ == 0) return sites;
+  // Only the first words of each stack tell, and most were never touched.
+  constexpr size_t kAtOnce = 1024;  // IOV_MAX
+  constexpr size_t kHeadBytes = offsetof(shadow_stack, sweep_at);
+  std::vector<std::array<uint64_t, kHeadBytes / 8>> heads(SHADOW_THREADS);
+  for (size_t first = 0; first < SHADOW_THREADS; first += kAtOnce) {
+    std::vector<iovec> remote;
+    for (size_t i = first; i < first + kAtOnce; ++i) {
+      remote.push_back({reinterpret_cast<void*>(shadows_ + i * sizeof(shadow_stack)), kHeadBytes});
+    }
+    const iovec local{heads[first].data(), kAtOnce * kHeadBytes};
+    static_cast<void>(process_vm_readv(any_thread(), &local, 1, remote.data(), remote.size(), 0));
+  }
+  std::vector<shadow_entry> entries(SHADOW_DEPTH);
+  for (size_t i = 0; i < SHADOW_THREADS; ++i) {
+    const auto [key, depth] = heads[i];
+    const size_t count = std::min<uint64_t>(depth, SHADOW_DEPTH);
+    const uint64_t at = shadows_ + i * sizeof(shadow_stack) + offsetof(shadow_stack, entries);
+    if (key == 0 || count == 0 || !get(at, entries.data(), count * sizeof(shadow_entry)).ok()) {
+      continue;
+    }
+    for (size_t e = 0; e < count; ++e) {
       uint64_t now = 0;
-      if (head.entries[e].slot != ~uint64_t{0} &&
-          get(head.entries[e].slot, &now, sizeof now).ok() && now == head.entries[e].return_point) {
-        return true;
+      if (entries[e].slot != ~uint64_t{0} && get(entries[e].slot, &now, sizeof now).ok() &&
+          now == entries[e].return_point) {
+        sites.insert(static_cast<uint32_t>(entries[e].site_id));
       }
     }
   }
-  return false;
+  return sites;
 }
 
 }  // namespace bpftime::target

@@ -49,13 +49,7 @@ struct Session::MapWant {
 };
 
 struct Session::Change {
-  // What becomes of one patch: on with this body, or off when it has none.
-  struct Step {
-    Patch* patch = nullptr;
-    uint64_t body = 0;
-    uint32_t body_bytes = 0;
-    bool vanished = false;  // the code went away with its module: only our memory of it is left
-  };
+  using Step = ChangeStep;
   SiteRequest request;
   Site* site = nullptr;         // the site that exists or will
   std::unique_ptr<Site> fresh;  // owner while it does not yet

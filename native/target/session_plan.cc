@@ -125,10 +125,13 @@ Result<std::unique_ptr<Session::Patch>> Session::make_patch(const Function& func
   patch->old_bytes = patch->window.bytes;
   const Result<uint64_t> head = allocate(arena, rewrite::kHeadBytes);
   if (!head) return head.error();
-  // A copy is at most a few times its window; its exact size depends on where it lies.
-  const Result<uint64_t> copy = allocate(arena, 8 * rewrite::kWindowBytesMax);
-  if (!copy) return copy.error();
   patch->head = head.value();
+  // Its size does not depend on where it lies.
+  const Result<rewrite::RelocatedCode> draft =
+      rewrite::relocate(patch->window, patch->plan, arena->base);
+  if (!draft) return draft.error();
+  const Result<uint64_t> copy = allocate(arena, draft.value().code.size());
+  if (!copy) return copy.error();
   patch->copy = copy.value();
   Result<rewrite::RelocatedCode> relocated =
       rewrite::relocate(patch->window, patch->plan, patch->copy);

@@ -21,6 +21,7 @@ namespace bpftime::target {
 namespace {
 
 constexpr uint64_t kArenaCodeBytes = 1 << 20;
+constexpr uint32_t kHooksOfSite = 16;
 constexpr int kHoleAttempts = 4;
 constexpr uint32_t kBpfFlagRdonlyProg = 1u << 7;  // BPF_F_RDONLY_PROG
 
@@ -38,18 +39,37 @@ bool has_rdpid() {
 }  // namespace
 
 Result<uint64_t> Session::allocate(Arena* arena, uint64_t bytes) {
-  const uint64_t at = align_up(arena->used, 16);
-  if (at + bytes > arena->bytes) return fail(ENOSPC, "the code arena is full");
-  arena->used = at + bytes;
-  return arena->base + at;
+  const auto at = arena->space.take(bytes, bytes <= 8 ? 8 : 16);
+  if (!at) return fail(ENOSPC, "the code arena is full");
+  taken_.push_back({arena, *at, bytes});
+  return *at;
+}
+
+std::optional<uint32_t> Session::Arena::take_stats() {
+  const auto free = std::find(stats_used.begin(), stats_used.end(), false);
+  if (free == stats_used.end()) return std::nullopt;
+  *free = true;
+  --stats_free;
+  const auto index = static_cast<uint32_t>(free - stats_used.begin());
+  for (size_t cpu = 0; cpu < stats_bytes >> kStatsCpuShift; ++cpu) {
+    memset(stats_view + (cpu << kStatsCpuShift) + index * sizeof(hook_stats), 0,
+           sizeof(hook_stats));
+  }
+  return index;
+}
+
+void Session::Arena::give_back_stats(uint32_t index) {
+  stats_used[index] = false;
+  ++stats_free;
 }
 
 Result<Session::Arena*> Session::arena_near(uint64_t start, uint64_t end, uint64_t bytes) {
   for (const auto& arena : arenas_) {
     const uint64_t limit = arena->base + arena->bytes + arena->stats_bytes;
-    if (arena->bytes - arena->used >= bytes + 64 && rewrite::fits_rel32(start, limit) &&
-        rewrite::fits_rel32(limit, start) && rewrite::fits_rel32(end, arena->base) &&
-        rewrite::fits_rel32(arena->base, end)) {
+    // A site has few hooks; one that comes to have more than an arena counts is refused then.
+    if (arena->space.free_bytes() >= bytes && arena->stats_free >= kHooksOfSite &&
+        rewrite::fits_rel32(start, limit) && rewrite::fits_rel32(limit, start) &&
+        rewrite::fits_rel32(end, arena->base) && rewrite::fits_rel32(arena->base, end)) {
       return arena.get();
     }
   }
@@ -74,7 +94,8 @@ Result<Session::Arena*> Session::arena_near(uint64_t start, uint64_t end, uint64
   const uint64_t slots[4] = {agent_fn(header_.push_return), agent_fn(header_.pop_return), 0, 0};
   const Result<void> wrote = put(arena->base, slots, sizeof slots);
   if (!wrote) return wrote.error();
-  arena->used = sizeof slots;
+  arena->space = CodeSpace(arena->base, arena->bytes);
+  arena->space.take(sizeof slots, 16);
   arenas_.push_back(std::move(arena));
   return arenas_.back().get();
 }
@@ -256,15 +277,9 @@ Result<void> Session::choose_hooks(Change* change) {
       const Result<uint64_t> slot = allocate(site->arena, 8);
       if (!slot) return slot.error();
       hook.slot = slot.value();
-      auto& used = site->arena->stats_used;
-      const auto free = std::find(used.begin(), used.end(), false);
-      if (free == used.end()) return fail(ENOSPC, "too many hooks in one address neighbourhood");
-      *free = true;
-      hook.stat = static_cast<uint32_t>(free - used.begin());
-      for (size_t cpu = 0; cpu < site->arena->stats_bytes >> kStatsCpuShift; ++cpu) {
-        memset(site->arena->stats_view + (cpu << kStatsCpuShift) + hook.stat * sizeof(hook_stats),
-               0, sizeof(hook_stats));
-      }
+      const auto stat = site->arena->take_stats();
+      if (!stat) return fail(ENOSPC, "too many hooks in one address neighbourhood");
+      hook.stat = *stat;
     }
     change->hooks.push_back(hook);
   }
@@ -339,9 +354,9 @@ Result<void> Session::put_body(Site* site, Patch* patch, rewrite::TrampolineSpec
                                Change* change) {
   change->steps.push_back({patch, 0, 0, false});
   if (spec.on_entry.empty() && spec.on_return.empty()) return {};
-  // Built where it will be: the next free address of the arena.
-  spec.body = site->arena->base + align_up(site->arena->used, 16);
-  const auto build_exit = [&] {
+  const auto build = [&](uint64_t at) {
+    spec.body = at;
+    if (!by_exit) return rewrite::build_trampoline(spec);
     rewrite::ExitSpec exit;
     exit.prefix = [patch](uint64_t dest) -> Result<std::vector<uint8_t>> {
       Result<rewrite::RelocatedCode> code =
@@ -352,14 +367,21 @@ Result<void> Session::put_body(Site* site, Patch* patch, rewrite::TrampolineSpec
     exit.ret = rewrite::exit_ret(patch->window, patch->plan);
     return rewrite::build_exit(spec, exit);
   };
-  const Result<rewrite::Trampoline> trampoline =
-      by_exit ? build_exit() : rewrite::build_trampoline(spec);
+  return put_code(site->arena, build, &change->steps.back());
+}
+
+// Builds code once to learn its size, which does not depend on where it lies, and once where it
+// will be.
+Result<void> Session::put_code(Arena* arena, const CodeBuilder& build, ChangeStep* step) {
+  const Result<rewrite::Trampoline> draft = build(arena->base);
+  if (!draft) return draft.error();
+  const Result<uint64_t> body = allocate(arena, draft.value().code.size());
+  if (!body) return body.error();
+  const Result<rewrite::Trampoline> trampoline = build(body.value());
   if (!trampoline) return trampoline.error();
   const std::vector<uint8_t>& code = trampoline.value().code;
-  const Result<uint64_t> body = allocate(site->arena, code.size());
-  if (!body) return body.error();
-  change->steps.back().body = body.value();
-  change->steps.back().body_bytes = static_cast<uint32_t>(code.size());
+  step->body = body.value();
+  step->body_bytes = static_cast<uint32_t>(code.size());
   return put(body.value(), code.data(), code.size());
 }
 
@@ -378,18 +400,18 @@ Result<void> Session::build_filter(Change* change) {
   const uint64_t entry = agent_fn(header_.sigaction);
   const Result<void> wrote = put(slot.value(), &entry, sizeof entry);
   if (!wrote) return wrote.error();
-  rewrite::FilterSpec spec;
-  spec.body = arena->base + align_up(arena->used, 16);
-  spec.copy = patch->copy;
-  spec.behind = call + 2;
-  spec.filter_slot = slot.value();
-  const Result<rewrite::Trampoline> trampoline = rewrite::build_filter(spec);
-  if (!trampoline) return trampoline.error();
-  const std::vector<uint8_t>& code = trampoline.value().code;
-  const Result<uint64_t> body = allocate(arena, code.size());
-  if (!body) return body.error();
-  change->steps.push_back({patch, body.value(), static_cast<uint32_t>(code.size()), false});
-  return put(body.value(), code.data(), code.size());
+  change->steps.push_back({patch, 0, 0, false});
+  return put_code(
+      arena,
+      [&](uint64_t at) {
+        rewrite::FilterSpec spec;
+        spec.body = at;
+        spec.copy = patch->copy;
+        spec.behind = call + 2;
+        spec.filter_slot = slot.value();
+        return rewrite::build_filter(spec);
+      },
+      &change->steps.back());
 }
 
 }  // namespace bpftime::target

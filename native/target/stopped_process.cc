@@ -22,6 +22,8 @@ namespace {
 constexpr int kRoundsMax = 64;
 constexpr uint64_t kRedZoneBytes = 128;
 constexpr uint64_t kVdsoFrameWords = 64;
+constexpr uint64_t kProgramFrameWords = 2048;  // 8 frames of 512 bytes, their saves, a helper's
+constexpr size_t kForeignStacksMax = 4096;
 constexpr uint64_t kUserSelectors = 0x002b000000000033;
 constexpr uint64_t kStackScanBytesMax = uint64_t{8} << 20;
 constexpr size_t kPageBytes = 4096;
@@ -220,25 +222,59 @@ bool StoppedProcess::any_stack(const std::function<bool(const Stack&)>& matches)
 }
 
 bool StoppedProcess::anyone_inside(const std::vector<std::pair<uint64_t, uint64_t>>& ranges) const {
-  return any_stack([&](const Stack& stack) {
-    std::pair<uint64_t, uint64_t> vdso{0, 0};
-    for (const Region& region : regions_) {
-      if (region.path == "[vdso]") vdso = {region.start, region.end};
+  return !code_pointers(ranges).empty();
+}
+
+// A thread is where its registers say, and where each signal frame on its stacks says that a
+// handler will return to. At such a place in our code, what is on the stack above may be the
+// addresses to which programs and helpers return.
+std::vector<uint64_t> StoppedProcess::code_pointers(
+    const std::vector<std::pair<uint64_t, uint64_t>>& ranges) const {
+  std::pair<uint64_t, uint64_t> vdso{0, 0};
+  for (const Region& region : regions_) {
+    if (region.path == "[vdso]") vdso = {region.start, region.end};
+  }
+  std::vector<uint64_t> found;
+  std::vector<std::pair<uint64_t, uint64_t>> elsewhere;  // (pc, sp) on stacks not looked at yet
+  const auto look = [&](const Stack& stack, uint64_t pc, uint64_t sp) {
+    const bool is_ours = in_ranges(pc, ranges);
+    if (is_ours) found.push_back(pc);
+    if (!is_ours && (pc < vdso.first || pc >= vdso.second)) return;
+    const size_t first = (sp - stack.sp) / 8;
+    const size_t limit = first + (is_ours ? kProgramFrameWords : kVdsoFrameWords);
+    for (size_t i = first; i < stack.count && i < limit; ++i) {
+      if (in_ranges(stack.words[i], ranges)) found.push_back(stack.words[i]);
     }
-    // At `pc` with `sp`: in our code, or in the vDSO called from our code.
-    const auto inside = [&](uint64_t pc, uint64_t sp) {
-      if (in_ranges(pc, ranges)) return true;
-      if (pc < vdso.first || pc >= vdso.second || sp < stack.sp) return false;
-      const size_t first = (sp - stack.sp) / 8;
-      for (size_t i = first; i < stack.count && i < first + kVdsoFrameWords; ++i) {
-        if (in_ranges(stack.words[i], ranges)) return true;
-      }
+  };
+  const auto look_everywhere = [&](const Stack& stack, uint64_t pc, uint64_t sp) {
+    look(stack, pc, sp);
+    static_cast<void>(stack.any_signal_frame([&](uint64_t, uint64_t at, uint64_t at_sp) {
+      const bool is_here = at_sp >= stack.sp && at_sp < stack.sp + stack.count * 8;
+      if (is_here) look(stack, at, at_sp);
+      // A handler on a stack of its own (sigaltstack) interrupted another.
+      if (!is_here && elsewhere.size() < kForeignStacksMax) elsewhere.emplace_back(at, at_sp);
       return false;
-    };
-    return inside(stack.thread->regs.rip, stack.thread->regs.rsp) ||
-           stack.any_signal_frame(
-               [&](uint64_t, uint64_t pc, uint64_t sp) { return inside(pc, sp); });
+    }));
+    return false;
+  };
+  any_stack([&](const Stack& stack) {
+    return look_everywhere(stack, stack.thread->regs.rip, stack.thread->regs.rsp);
   });
+  std::vector<uint64_t> words;
+  for (size_t i = 0; i < elsewhere.size(); ++i) {
+    const auto [pc, sp] = elsewhere[i];
+    Thread at = threads_.front();
+    at.regs.rsp = sp;
+    const uint64_t from = (sp - kRedZoneBytes) & ~uint64_t{7};
+    const uint64_t end = std::min(stack_end(at), from + kStackScanBytesMax);
+    words.resize(end > from ? (end - from) / 8 : 0);
+    const iovec local{words.data(), words.size() * 8};
+    const iovec remote{reinterpret_cast<void*>(from), words.size() * 8};
+    const ssize_t got = process_vm_readv(at.tid, &local, 1, &remote, 1, 0);
+    const size_t count = got > 0 ? static_cast<size_t>(got) / 8 : 0;
+    look_everywhere(Stack{&at, from, words.data(), count}, pc, sp);
+  }
+  return found;
 }
 
 std::vector<StoppedProcess::Interrupted> StoppedProcess::interrupted_at(

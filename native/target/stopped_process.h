@@ -50,6 +50,11 @@ class StoppedProcess {
   /// are not looked for here: the shadow stacks know them exactly.
   bool anyone_inside(const std::vector<std::pair<uint64_t, uint64_t>>& ranges) const;
 
+  /// Every address inside the ranges at which some thread executes or to which it may come back:
+  /// see anyone_inside. May hold stale words of stacks, never misses a live one.
+  [[nodiscard]] std::vector<uint64_t> code_pointers(
+      const std::vector<std::pair<uint64_t, uint64_t>>& ranges) const;
+
   struct Interrupted {
     uint64_t slot = 0;  // where the signal frame keeps the address
     uint64_t pc = 0;

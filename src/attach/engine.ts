@@ -295,13 +295,13 @@ export class AttachEngine {
     const wishes: SiteWish[] = [...next.values()]
       .filter((site) => site.hooks.length > 0 || process.sites.has(site.addr))
       .map((site) => ({ ...site, letsFinish }));
-    if (wishes.length === 0) return { pauseNs: 0, threadCount: 0 };
+    if (wishes.length === 0) return { pauseNs: 0, recyclePauseNs: 0, threadCount: 0 };
     const report = await this.#apply(process, wishes, added);
     for (const site of next.values()) {
       if (site.hooks.length > 0) process.sites.set(site.addr, site);
       else process.sites.delete(site.addr);
     }
-    process.pauseTotalNs += report.pauseNs;
+    process.pauseTotalNs += report.pauseNs + report.recyclePauseNs;
     return report;
   }
 
@@ -337,7 +337,7 @@ export class AttachEngine {
       .map((site) => ({ ...site, hooks: [] }));
     if (wishes.length === 0) return;
     const report = await native.targetApply(process.session, wishes);
-    process.pauseTotalNs += report.pauseNs;
+    process.pauseTotalNs += report.pauseNs + report.recyclePauseNs;
     for (const site of wishes) process.sites.delete(site.addr);
   }
 

@@ -22,7 +22,7 @@ async function divert(process: EnteredProcess): Promise<boolean> {
     ],
   }));
   const report = await native.targetApply(process.session, wishes);
-  process.pauseTotalNs += report.pauseNs;
+  process.pauseTotalNs += report.pauseNs + report.recyclePauseNs;
   for (const wish of wishes) {
     process.sites.set(wish.addr, wish);
     process.guardSites.add(wish.addr);

@@ -38,7 +38,7 @@ async function hookLoader(process: EnteredProcess): Promise<boolean> {
     hooks: [{ ...ours, cookie: 0n }, ...(process.sites.get(addr)?.hooks ?? [])],
   }));
   const report = await native.targetApply(process.session, wishes);
-  process.pauseTotalNs += report.pauseNs;
+  process.pauseTotalNs += report.pauseNs + report.recyclePauseNs;
   for (const wish of wishes) process.sites.set(wish.addr, wish);
   return true;
 }

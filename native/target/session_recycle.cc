@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT
+// Session, recycling: code memory and program images that nothing leads to any more are used again
+// once no thread can be inside them. A process can be probed ten thousand times in bounded memory.
+//
+// What a site left behind is freed as a whole or not at all: a thread in an old body calls through
+// old slots into old images. Coroutines that are suspended inside our code by a signal handler
+// which switches stacks are on no thread's stack and would be missed; see docs/known-limits.md.
+#include <algorithm>
+
+#include "session.h"
+#include "session_parts.h"
+#include "stopped_process.h"
+
+namespace bpftime::target {
+
+namespace {
+
+constexpr size_t kIdleImagesMax = 32;
+
+bool any_within(const std::vector<uint64_t>& pointers, uint64_t addr, uint64_t bytes) {
+  return std::any_of(pointers.begin(), pointers.end(),
+                     [&](uint64_t pointer) { return pointer >= addr && pointer < addr + bytes; });
+}
+
+}  // namespace
+
+void Session::retire(const Site& site, uint64_t addr, uint64_t bytes) {
+  retired_[site.id].pieces.push_back({site.arena, addr, bytes});
+  retired_bytes_ += bytes;
+}
+
+void Session::retire_hook(const Site& site, const Hook& hook) {
+  retire(site, hook.slot, sizeof(uint64_t));
+  Retired& retired = retired_[site.id];
+  retired.stats.emplace_back(site.arena, hook.stat);
+  if (hook.request.kind == HookKind::kProgram) retired.programs.insert(hook.request.prog_id);
+}
+
+void Session::retire_patch(const Site& site, const Patch& patch) {
+  retire(site, patch.head, rewrite::kHeadBytes);
+  retire(site, patch.copy, patch.copy_bytes.size());
+}
+
+/// Frees what it can when enough has come together. Nanoseconds that all threads stood still.
+Result<uint64_t> Session::recycle() {
+  const auto idle = static_cast<size_t>(std::count_if(
+      images_.begin(), images_.end(), [](const auto& image) { return image.second.users == 0; }));
+  if (retired_bytes_ < recycle_at_bytes_ && idle < kIdleImagesMax) return uint64_t{0};
+  std::vector<std::pair<uint64_t, uint64_t>> unmapped;
+  uint64_t pause_ns = 0;
+  {
+    auto stopped = StoppedProcess::stop(pid_);
+    if (!stopped) return stopped.error();
+    stopped.value()->know(regions_, main_stack_);
+    const std::vector<uint64_t> pointers = stopped.value()->code_pointers(code_ranges());
+    const std::set<uint32_t> returning = live_return_sites();
+    pause_ns = stopped.value()->release();
+    free_retired(pointers, returning);
+    unmapped = take_idle_images(pointers);
+  }
+  // A thread that sleeps in an old body keeps it: do not ask at each change from now on.
+  recycle_at_bytes_ = retired_bytes_ + kRecycleBytes;
+  if (unmapped.empty()) return pause_ns;
+  const Result<void> done = unmap(unmapped);
+  if (!done) orphans_.insert(orphans_.end(), unmapped.begin(), unmapped.end());
+  return pause_ns;
+}
+
+void Session::free_retired(const std::vector<uint64_t>& pointers,
+                           const std::set<uint32_t>& returning) {
+  for (auto it = retired_.begin(); it != retired_.end();) {
+    const Retired& retired = it->second;
+    const bool in_use =
+        returning.contains(it->first) ||
+        std::any_of(retired.pieces.begin(), retired.pieces.end(), [&](const Piece& piece) {
+          return any_within(pointers, piece.addr, piece.bytes);
+        });
+    if (in_use) {
+      ++it;
+      continue;
+    }
+    for (const Piece& piece : retired.pieces) {
+      piece.arena->space.give_back(piece.addr, piece.bytes);
+      retired_bytes_ -= piece.bytes;
+    }
+    for (const auto& [arena, index] : retired.stats) arena->give_back_stats(index);
+    it = retired_.erase(it);
+  }
+}
+
+/// Forgets the images that nobody calls, and the maps that only they use: what to unmap.
+std::vector<std::pair<uint64_t, uint64_t>> Session::take_idle_images(
+    const std::vector<uint64_t>& pointers) {
+  std::vector<std::pair<uint64_t, uint64_t>> ranges;
+  for (auto it = images_.begin(); it != images_.end();) {
+    const auto& [id, image] = *it;
+    const bool called = std::any_of(retired_.begin(), retired_.end(), [&](const auto& retired) {
+      return retired.second.programs.contains(id);
+    });
+    if (image.users > 0 || called || any_within(pointers, image.base, image.bytes)) {
+      ++it;
+      continue;
+    }
+    ranges.emplace_back(image.base, image.base + image.bytes);
+    it = images_.erase(it);
+  }
+  if (ranges.empty()) return ranges;
+  std::set<uint32_t> used{log_->id};
+  for (const auto& [id, image] : images_) {
+    for (const auto& map : image.program->maps) used.insert(map->id);
+  }
+  for (auto it = map_addrs_.begin(); it != map_addrs_.end();) {
+    const auto [id, addr] = *it;
+    if (used.contains(id)) {
+      ++it;
+      continue;
+    }
+    ranges.emplace_back(addr, addr + map_bytes_[id]);
+    map_bytes_.erase(id);
+    it = map_addrs_.erase(it);
+  }
+  return ranges;
+}
+
+Result<void> Session::unmap(const std::vector<std::pair<uint64_t, uint64_t>>& ranges) {
+  std::vector<MapWant> wants;
+  wants.reserve(ranges.size());
+  for (const auto& [start, end] : ranges) wants.push_back(MapWant::unmap(start, end - start));
+  return map_all(&wants);
+}
+
+}  // namespace bpftime::target
