@@ -59,6 +59,8 @@ struct shadow_entry {
 #define SHADOW_DEPTH 512u
 #define SHADOW_SWEEP_FIRST 64u
 #define SHADOW_THREADS 4096u
+/* Index of the first look: (thread_key >> 6) * SHADOW_HASH >> 52. Trampolines look there, too. */
+#define SHADOW_HASH 0x9e3779b97f4a7c15ull
 
 struct shadow_stack {
   u64 thread_key; /* fs base of the owner, 1 when that is 0; 0: unused */

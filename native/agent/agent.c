@@ -117,7 +117,7 @@ static inline u64 thread_key(void) {
 static struct shadow_stack* shadow_of(u64 key, int create) {
   struct shadow_stack* all = agent_state.shadows;
   if (all == 0) return 0;
-  u64 index = ((key >> 6) * 0x9e3779b97f4a7c15ull) >> 52; /* 12 bits: SHADOW_THREADS */
+  u64 index = ((key >> 6) * SHADOW_HASH) >> 52; /* 12 bits: SHADOW_THREADS */
   for (u32 probe = 0; probe < 64; ++probe) {
     struct shadow_stack* shadow = &all[(index + probe) & (SHADOW_THREADS - 1)];
     u64 owner = __atomic_load_n(&shadow->thread_key, __ATOMIC_ACQUIRE);
@@ -169,7 +169,9 @@ static void sweep(struct shadow_stack* shadow) {
     ++kept;
   }
   __atomic_store_n(&shadow->depth, kept, __ATOMIC_RELEASE);
-  shadow->sweep_at = 2 * kept + SHADOW_SWEEP_FIRST;
+  /* Trampolines push without asking while depth < sweep_at. */
+  const u64 next = 2 * kept + SHADOW_SWEEP_FIRST;
+  shadow->sweep_at = next < SHADOW_DEPTH ? next : SHADOW_DEPTH;
   __atomic_store_n(&shadow->sweeping, 0, __ATOMIC_RELEASE);
 }
 

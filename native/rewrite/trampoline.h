@@ -44,9 +44,11 @@ struct TrampolineSpec {
   bool has_rdpid = true;  // else the CPU number comes from the limit of a GDT segment
   uint32_t stats_cpu_shift = 0;  // log2 of the bytes between two CPUs' hook_stats
   std::vector<HookCall> on_entry;
-  std::vector<HookCall> on_return;  // only when at_entry, or at an exit
-  uint64_t push_return_slot = 0;    // agent_push_return
-  uint64_t pop_return_slot = 0;     // agent_pop_return
+  std::vector<HookCall> on_return;   // only when at_entry, or at an exit
+  bool fs_points_at_itself = false;  // the word at fs:0 is fs base: the TLS ABI of a known libc
+  uint64_t shadows = 0;              // the process' table of struct shadow_stack
+  uint64_t push_return_slot = 0;     // agent_push_return
+  uint64_t pop_return_slot = 0;      // agent_pop_return
 };
 
 /// The place of a function's `ret`: what stands before it is executed first.

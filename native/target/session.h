@@ -292,6 +292,7 @@ class Session {
   uint64_t agent_ = 0, agent_bytes_ = 0;
   uint64_t control_ = 0;  // map_batch, then the stack for agent calls
   uint64_t shadows_ = 0;
+  bool fs_points_at_itself_ = false;  // see TrampolineSpec
   uint64_t gate_ = 0;
   std::unique_ptr<LoadWatch> load_watch_;
   agent_header header_{};

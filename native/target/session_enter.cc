@@ -258,6 +258,9 @@ Result<void> Session::fill_environment(uint64_t fs_base) {
       break;
     }
   }
+  uint64_t self = 0;
+  fs_points_at_itself_ =
+      env.tid_fs_offset > 0 && get(fs_base, &self, sizeof self).ok() && self == fs_base;
   env.clock_gettime_fn = clock_gettime_;
   env.cpu_count = log_->view.cpu_count != 0 ? log_->view.cpu_count : possible_cpus();
   env.pid = static_cast<uint32_t>(ns_pid_);

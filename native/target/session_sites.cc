@@ -325,6 +325,8 @@ Result<void> Session::build_bodies(Change* change) {
   spec.site_id = site->id;
   spec.has_rdpid = has_rdpid();
   spec.stats_cpu_shift = kStatsCpuShift;
+  spec.shadows = shadows_;
+  spec.fs_points_at_itself = fs_points_at_itself_;
   spec.push_return_slot = site->arena->base;
   spec.pop_return_slot = site->arena->base + 8;
   std::vector<rewrite::HookCall> on_entry, on_return;
