@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Trampolines: the code between a site's jump and the programs.
 //
-// Shape of one site in an arena:   head: jmp body | jmp copy (disabled)
+// Shape of one site in an arena:   head: jmp body | jmp lane, which leads to a copy or body
 //                                  copy: the relocated window, then back to the function
 //                                  body: frame, counters, program calls, then on to the copy
 // The body saves what a call may clobber (nine general registers) and of struct pt_regs only the
@@ -19,7 +19,11 @@
 
 namespace bpftime::rewrite {
 
-constexpr uint32_t kHeadBytes = 8;
+// A head is a short jump to one of the lanes of its block, each a jump somewhere: which one is a
+// single byte, so it can change while threads run (native/target/session_switch.cc).
+constexpr uint32_t kHeadLanes = 7;
+constexpr uint32_t kLaneBytes = 8;
+constexpr uint32_t kHeadBytes = kLaneBytes * (1 + kHeadLanes);
 /// Words of struct pt_regs (bit i: word i) that hold the nine registers a call may clobber.
 constexpr uint32_t kCallClobbers = 0x7fc0;
 

@@ -2,7 +2,8 @@
 // Session: one entered process. Knows what of ours is in it (agent, arenas, images, maps, sites),
 // puts hooks in and takes them out, and leaves without a trace.
 //
-// Invariants: text bytes change only while every thread is stopped; nothing of ours is unmapped
+// Invariants: text bytes change only while every thread is stopped, code of ours that threads may
+// execute only by one byte (docs/adr/0010); nothing of ours is unmapped or used for something else
 // while a thread could still execute it; a failed call leaves the target's text as it was.
 // All methods run on the tracer thread. TypeScript decides what to hook; nothing is decided here.
 #pragma once
@@ -158,6 +159,7 @@ class Session {
   // is recycled as a whole: old bodies call through old slots.
   struct Retired {
     std::vector<Piece> pieces;
+    std::vector<Piece> ways;  // jumps that stay: a thread on one of them will be inside
     std::vector<std::pair<Arena*, uint32_t>> stats;
     std::set<uint32_t> programs;
   };
@@ -169,9 +171,16 @@ class Session {
   };
   struct Hook {
     HookRequest request;
-    uint64_t slot = 0;   // holds the entry address of the program
-    uint64_t entry = 0;  // what it holds while the hook is on
-    uint32_t stat = 0;   // index in the arena's hook_stats
+    uint64_t slot = 0;     // holds the entry address of the program
+    uint64_t entry = 0;    // what it holds while the hook is on
+    uint32_t stat = 0;     // index in the arena's hook_stats
+    bool stubbed = false;  // the slot leads to nothing, and threads may be reading it
+  };
+  // Where a head can lead. Written once, before the head leads there; no body: not any more.
+  struct Lane {
+    uint64_t body = 0;
+    uint32_t body_bytes = 0;
+    std::vector<uint64_t> calls;  // what the body calls, slots first: the same need no second body
   };
   // One diverted place. Once planned it stays with its site, on or off.
   struct Patch {
@@ -179,10 +188,12 @@ class Session {
     rewrite::FunctionView window;  // the displaced instructions alone
     std::vector<uint8_t> old_bytes, new_bytes, copy_bytes;
     std::vector<rewrite::PcPair> pc_map;
-    uint64_t head = 0, copy = 0, body = 0;
+    uint64_t head = 0, copy = 0, body = 0;  // no head before the first body
     uint32_t body_bytes = 0;
-    bool is_fresh = true;  // planned by the apply() that is under way
-    bool is_exit = false;  // its last instruction is a `ret` where returns are caught
+    std::vector<Lane> lanes;  // of the head's block; the first leads to the copy
+    size_t lane = 0;          // the one that the head takes
+    bool is_fresh = true;     // planned by the apply() that is under way
+    bool is_exit = false;     // its last instruction is a `ret` where returns are caught
     bool is_entry = false;
     bool on = false;
   };
@@ -210,6 +221,14 @@ class Session {
     uint64_t body = 0;
     uint32_t body_bytes = 0;
     bool vanished = false;  // the code went away with its module: only our memory of it is left
+    std::vector<uint64_t> calls;  // see Lane
+    size_t lane = 0;              // of the head, leads to the body
+    bool made_head = false;       // the patch had none
+    size_t lanes_before = 0;      // how many the patch had, if it was given one
+    // A head of its own, and the jump to it, when the patch's has no free lane.
+    uint64_t head = 0;
+    std::vector<Lane> lanes;
+    std::vector<uint8_t> new_bytes;
   };
   // A prepared but not yet visible change of one site.
   struct Change;
@@ -242,14 +261,22 @@ class Session {
   Result<void> build(Change* change);
   Result<void> choose_hooks(Change* change);
   Result<void> build_bodies(Change* change);
-  Result<rewrite::HookCall> hook_call(Hook* hook, const Site& site);
+  Result<rewrite::HookCall> hook_call(Hook* hook, Change* change);
   Result<void> put_body(Site* site, Patch* patch, rewrite::TrampolineSpec spec, bool by_exit,
                         Change* change);
   Result<ApplyReport> commit(std::vector<Change>* changes);
   Result<void> check_bytes(Change* change);
   Result<void> write_change(const Change& change, StoppedProcess* process, bool undo);
   Result<void> write_slots(const Change& change, bool undo);
-  Result<void> write_head(uint64_t head, uint64_t body) const;
+  Result<void> put_head(uint64_t head, uint64_t copy, std::vector<Lane>* lanes) const;
+  Result<void> put_lane(uint64_t head, size_t lane, uint64_t body) const;
+  Result<void> aim(uint64_t head, size_t lane, uint64_t body) const;
+  Result<void> choose_lanes(Change* change);
+  Result<void> choose_lane(Arena* arena, ChangeStep* step);
+  static void drop_lanes(const Change& change);
+  void settle_lanes(const Site& site, const std::vector<uint64_t>& left_slots, ChangeStep* step);
+  static bool needs_stop(const Change& change);
+  Result<ApplyReport> switch_bodies(std::vector<Change>* changes);
   static void move_threads(const Patch& patch, bool to_copy, StoppedProcess* process);
   Result<void> move_interrupted(const std::vector<Change>& changes,
                                 const StoppedProcess& process) const;
@@ -273,6 +300,7 @@ class Session {
   void retire(const Site& site, uint64_t addr, uint64_t bytes);
   void retire_hook(const Site& site, const Hook& hook);
   void retire_patch(const Site& site, const Patch& patch);
+  void retire_head(const Site& site, const Patch& patch);
   void drop_fresh(Site* site);
   Result<uint64_t> recycle();
   void free_retired(const std::vector<uint64_t>& pointers, const std::set<uint32_t>& returning);

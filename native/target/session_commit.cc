@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Session, third part: prepared changes become visible, in one stop of all threads.
+// Session, third part: prepared changes become visible, in one stop of all threads if text changes.
 #include <algorithm>
 #include <cstring>
 
@@ -67,6 +67,7 @@ Result<ApplyReport> Session::apply(const std::vector<SiteRequest>& requests,
 void Session::forget(std::vector<Change>* changes, const std::vector<SiteRequest>& requests) {
   for (Change& change : *changes) {
     if (!change.removes) release_counters(change);
+    drop_lanes(change);
   }
   for (const SiteRequest& request : requests) {
     const auto it = sites_.find(request.addr);
@@ -106,14 +107,11 @@ void Session::release_counters(const Change& change) {
 }
 
 Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
-  // Nothing leads to the head of a patch that is off: it is not written while everybody waits.
-  for (const Change& change : *changes) {
-    for (const Change::Step& step : change.steps) {
-      if (step.patch->on || step.body == 0) continue;
-      const Result<void> wrote = write_head(step.patch->head, step.body);
-      if (!wrote) return wrote.error();
-    }
+  for (Change& change : *changes) {
+    const Result<void> chosen = choose_lanes(&change);
+    if (!chosen) return chosen.error();
   }
+  if (std::none_of(changes->begin(), changes->end(), needs_stop)) return switch_bodies(changes);
   auto stopped = StoppedProcess::stop(pid_);
   if (!stopped) return stopped.error();
   StoppedProcess& process = *stopped.value();
@@ -144,7 +142,11 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
   ApplyReport report;
   report.thread_count = static_cast<uint32_t>(process.threads().size());
   report.pause_ns = process.release();
-  for (Change& change : *changes) settle(&change);
+  for (Change& change : *changes) {
+    // write_slots has seen to them.
+    for (Hook& hook : change.hooks) hook.stubbed = !hook.request.enabled;
+    settle(&change);
+  }
   return report;
 }
 
@@ -173,25 +175,22 @@ Result<void> Session::write_change(const Change& change, StoppedProcess* process
   if (!slots) return slots;
   for (const Change::Step& step : change.steps) {
     const Patch& patch = *step.patch;
-    const uint64_t target = undo ? patch.body : step.body;
     const bool was_on = undo ? step.body != 0 : patch.on;
     const bool becomes_on = undo ? patch.on : step.body != 0;
-    if (was_on && becomes_on) {
-      const Result<void> wrote = write_head(patch.head, target);
-      if (!wrote) return wrote;
+    const bool new_head = step.head != 0;
+    if (was_on && becomes_on && !new_head) {
+      const Result<void> aimed =
+          undo ? aim(patch.head, patch.lane, patch.body) : aim(patch.head, step.lane, step.body);
+      if (!aimed) return aimed;
     }
-    if (was_on == becomes_on || step.vanished) continue;
-    const auto& bytes = becomes_on ? patch.new_bytes : patch.old_bytes;
+    if ((was_on == becomes_on && !new_head) || step.vanished) continue;
+    const auto& jump = new_head && !undo ? step.new_bytes : patch.new_bytes;
+    const auto& bytes = becomes_on ? jump : patch.old_bytes;
     const Result<void> wrote = put(patch.plan.site, bytes.data(), bytes.size());
     if (!wrote) return wrote;
-    move_threads(patch, becomes_on, process);
+    if (was_on != becomes_on) move_threads(patch, becomes_on, process);
   }
   return {};
-}
-
-Result<void> Session::write_head(uint64_t head, uint64_t body) const {
-  const std::vector<uint8_t> bytes = jump_bytes(head, body, rewrite::kHeadBytes);
-  return put(head, bytes.data(), bytes.size());
 }
 
 // Programs that are not wanted any more may still be called by threads on their way through an old
@@ -265,14 +264,10 @@ void Session::settle(Change* change) {
     retire_hook(*site, hook);
     if (hook.request.kind == HookKind::kProgram) --images_.at(hook.request.prog_id).users;
   }
-  for (const Change::Step& step : change->steps) {
-    Patch* patch = step.patch;
-    if (patch->body != 0 && patch->body != step.body) retire(*site, patch->body, patch->body_bytes);
-    patch->on = step.body != 0;
-    patch->body = step.body;
-    patch->body_bytes = step.body_bytes;
-    patch->is_fresh = false;
-  }
+  for (const uint64_t slot : change->left_slots) retire(*site, slot, sizeof slot);
+  std::vector<uint64_t> left_slots = std::move(change->left_slots);
+  for (const Hook& hook : change->dropped) left_slots.push_back(hook.slot);
+  for (Change::Step& step : change->steps) settle_lanes(*site, left_slots, &step);
   site->exits_settled = site->exits_planned;
   if (change->removes) {
     for (const Patch* patch : site->patches()) retire_patch(*site, *patch);

@@ -51,11 +51,12 @@ struct Session::MapWant {
 struct Session::Change {
   using Step = ChangeStep;
   SiteRequest request;
-  Site* site = nullptr;         // the site that exists or will
-  std::unique_ptr<Site> fresh;  // owner while it does not yet
-  std::vector<Hook> hooks;      // wanted
-  std::vector<Hook> dropped;    // present before, not wanted
-  std::vector<Step> steps;      // one for each patch of the site
+  Site* site = nullptr;              // the site that exists or will
+  std::unique_ptr<Site> fresh;       // owner while it does not yet
+  std::vector<Hook> hooks;           // wanted
+  std::vector<Hook> dropped;         // present before, not wanted
+  std::vector<uint64_t> left_slots;  // of hooks that stay, and have another slot now
+  std::vector<Step> steps;           // one for each patch of the site
   bool removes = false;
 };
 

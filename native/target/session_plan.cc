@@ -112,7 +112,7 @@ Result<void> Session::check_window(const Function& function, const rewrite::Site
   return {};
 }
 
-// Head and copy of one diverted place, written where no thread comes yet.
+// One diverted place with its copy, written where no thread comes yet. The head comes with a body.
 Result<std::unique_ptr<Session::Patch>> Session::make_patch(const Function& function,
                                                             const rewrite::SitePlan& plan,
                                                             Arena* arena) {
@@ -123,9 +123,6 @@ Result<std::unique_ptr<Session::Patch>> Session::make_patch(const Function& func
   patch->plan = plan;
   patch->plan.first = 0;
   patch->old_bytes = patch->window.bytes;
-  const Result<uint64_t> head = allocate(arena, rewrite::kHeadBytes);
-  if (!head) return head.error();
-  patch->head = head.value();
   // Its size does not depend on where it lies.
   const Result<rewrite::RelocatedCode> draft =
       rewrite::relocate(patch->window, patch->plan, arena->base);
@@ -138,7 +135,6 @@ Result<std::unique_ptr<Session::Patch>> Session::make_patch(const Function& func
   if (!relocated) return relocated.error();
   patch->pc_map = std::move(relocated.value().map);
   patch->copy_bytes = std::move(relocated.value().code);
-  patch->new_bytes = jump_bytes(patch->plan.site, patch->head, patch->plan.window);
   const Result<void> wrote = put(patch->copy, patch->copy_bytes.data(), patch->copy_bytes.size());
   if (!wrote) return wrote.error();
   return patch;

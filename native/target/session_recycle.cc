@@ -37,8 +37,17 @@ void Session::retire_hook(const Site& site, const Hook& hook) {
 }
 
 void Session::retire_patch(const Site& site, const Patch& patch) {
-  retire(site, patch.head, rewrite::kHeadBytes);
+  retire_head(site, patch);
   retire(site, patch.copy, patch.copy_bytes.size());
+}
+
+// A head with every body that it can lead to.
+void Session::retire_head(const Site& site, const Patch& patch) {
+  if (patch.head == 0) return;
+  retire(site, patch.head, rewrite::kHeadBytes);
+  for (size_t i = 1; i < patch.lanes.size(); ++i) {
+    if (patch.lanes[i].body != 0) retire(site, patch.lanes[i].body, patch.lanes[i].body_bytes);
+  }
 }
 
 /// Frees what it can when enough has come together. Nanoseconds that all threads stood still.
@@ -70,11 +79,12 @@ void Session::free_retired(const std::vector<uint64_t>& pointers,
                            const std::set<uint32_t>& returning) {
   for (auto it = retired_.begin(); it != retired_.end();) {
     const Retired& retired = it->second;
-    const bool in_use =
-        returning.contains(it->first) ||
-        std::any_of(retired.pieces.begin(), retired.pieces.end(), [&](const Piece& piece) {
-          return any_within(pointers, piece.addr, piece.bytes);
-        });
+    const auto is_used = [&](const Piece& piece) {
+      return any_within(pointers, piece.addr, piece.bytes);
+    };
+    const bool in_use = returning.contains(it->first) ||
+                        std::any_of(retired.pieces.begin(), retired.pieces.end(), is_used) ||
+                        std::any_of(retired.ways.begin(), retired.ways.end(), is_used);
     if (in_use) {
       ++it;
       continue;

@@ -229,7 +229,7 @@ Result<Session::Change> Session::prepare(const SiteRequest& request) {
     change.site = existing->second.get();
     change.removes = true;
     change.dropped = change.site->hooks;
-    for (Patch* patch : change.site->patches()) change.steps.push_back({patch, 0, 0, false});
+    for (Patch* patch : change.site->patches()) change.steps.emplace_back().patch = patch;
     return change;
   }
   for (const HookRequest& hook : request.hooks) {
@@ -253,6 +253,7 @@ Result<Session::Change> Session::prepare(const SiteRequest& request) {
   const Result<void> built = build(&change);
   if (!built) {
     release_counters(change);
+    drop_lanes(change);
     return built.error();
   }
   return change;
@@ -272,6 +273,7 @@ Result<void> Session::choose_hooks(Change* change) {
       hook.slot = same->slot;
       hook.entry = same->entry;
       hook.stat = same->stat;
+      hook.stubbed = same->stubbed;
       change->dropped.erase(same);
     } else {
       const Result<uint64_t> slot = allocate(site->arena, 8);
@@ -293,7 +295,16 @@ Result<void> Session::build(Change* change) {
   return build_bodies(change);
 }
 
-Result<rewrite::HookCall> Session::hook_call(Hook* hook, const Site& site) {
+Result<rewrite::HookCall> Session::hook_call(Hook* hook, Change* change) {
+  const Site& site = *change->site;
+  // No slot changes under a thread that may be reading it: eight bytes are not one store there.
+  if (hook->stubbed) {
+    const Result<uint64_t> slot = allocate(site.arena, 8);
+    if (!slot) return slot.error();
+    change->left_slots.push_back(hook->slot);
+    hook->slot = slot.value();
+    hook->stubbed = false;
+  }
   rewrite::HookCall call;
   call.entry_slot = hook->slot;
   call.stats = site.arena->stats + hook->stat * sizeof(hook_stats);
@@ -332,7 +343,7 @@ Result<void> Session::build_bodies(Change* change) {
   std::vector<rewrite::HookCall> on_entry, on_return;
   for (Hook& hook : change->hooks) {
     if (!hook.request.enabled) continue;
-    const Result<rewrite::HookCall> call = hook_call(&hook, *site);
+    const Result<rewrite::HookCall> call = hook_call(&hook, change);
     if (!call) return call.error();
     (hook.request.on_return ? on_return : on_entry).push_back(call.value());
   }
@@ -354,8 +365,19 @@ Result<void> Session::build_bodies(Change* change) {
 
 Result<void> Session::put_body(Site* site, Patch* patch, rewrite::TrampolineSpec spec, bool by_exit,
                                Change* change) {
-  change->steps.push_back({patch, 0, 0, false});
+  ChangeStep& step = change->steps.emplace_back();
+  step.patch = patch;
   if (spec.on_entry.empty() && spec.on_return.empty()) return {};
+  for (const auto* calls : {&spec.on_entry, &spec.on_return}) {
+    for (const rewrite::HookCall& call : *calls) step.calls.push_back(call.entry_slot);
+  }
+  step.calls.insert(step.calls.end(), {by_exit, spec.at_entry, spec.on_entry.size()});
+  for (const Lane& lane : patch->lanes) {
+    if (lane.calls != step.calls) continue;
+    step.body = lane.body;
+    step.body_bytes = lane.body_bytes;
+    return {};
+  }
   const auto build = [&](uint64_t at) {
     spec.body = at;
     if (!by_exit) return rewrite::build_trampoline(spec);
@@ -369,22 +391,31 @@ Result<void> Session::put_body(Site* site, Patch* patch, rewrite::TrampolineSpec
     exit.ret = rewrite::exit_ret(patch->window, patch->plan);
     return rewrite::build_exit(spec, exit);
   };
-  return put_code(site->arena, build, &change->steps.back());
+  return put_code(site->arena, build, &step);
 }
 
 // Builds code once to learn its size, which does not depend on where it lies, and once where it
-// will be.
+// will be: a patch's first right behind its head.
 Result<void> Session::put_code(Arena* arena, const CodeBuilder& build, ChangeStep* step) {
   const Result<rewrite::Trampoline> draft = build(arena->base);
   if (!draft) return draft.error();
-  const Result<uint64_t> body = allocate(arena, draft.value().code.size());
-  if (!body) return body.error();
-  const Result<rewrite::Trampoline> trampoline = build(body.value());
+  Patch& patch = *step->patch;
+  const uint64_t head_bytes = patch.head == 0 ? rewrite::kHeadBytes : 0;
+  const Result<uint64_t> at = allocate(arena, head_bytes + draft.value().code.size());
+  if (!at) return at.error();
+  if (head_bytes != 0) {
+    const Result<void> headed = put_head(at.value(), patch.copy, &patch.lanes);
+    if (!headed) return headed;
+    patch.head = at.value();
+    patch.new_bytes = jump_bytes(patch.plan.site, patch.head, patch.plan.window);
+    step->made_head = true;
+  }
+  const Result<rewrite::Trampoline> trampoline = build(at.value() + head_bytes);
   if (!trampoline) return trampoline.error();
   const std::vector<uint8_t>& code = trampoline.value().code;
-  step->body = body.value();
+  step->body = at.value() + head_bytes;
   step->body_bytes = static_cast<uint32_t>(code.size());
-  return put(body.value(), code.data(), code.size());
+  return put(step->body, code.data(), code.size());
 }
 
 // The body for a site of rt_sigaction; the agent decides per call.
@@ -402,7 +433,9 @@ Result<void> Session::build_filter(Change* change) {
   const uint64_t entry = agent_fn(header_.sigaction);
   const Result<void> wrote = put(slot.value(), &entry, sizeof entry);
   if (!wrote) return wrote.error();
-  change->steps.push_back({patch, 0, 0, false});
+  ChangeStep& step = change->steps.emplace_back();
+  step.patch = patch;
+  step.calls = {slot.value()};
   return put_code(
       arena,
       [&](uint64_t at) {
@@ -413,7 +446,7 @@ Result<void> Session::build_filter(Change* change) {
         spec.filter_slot = slot.value();
         return rewrite::build_filter(spec);
       },
-      &change->steps.back());
+      &step);
 }
 
 }  // namespace bpftime::target

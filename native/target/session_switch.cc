@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: MIT
+// Session: where a diverted place leads, changed while the target runs.
+//
+// A head, its lanes and its first body:   +0 eb rel8   +8 e9 copy   +16 e9 body   ...   +64 body
+// Everything else of a new body is written first, to bytes that no thread executes yet; then the
+// rel8 makes it current. That is the only byte that changes under running threads, and it must stay
+// so: the kernel copies what we write to /proc/PID/mem with `rep movsb` (access_remote_vm, memcpy),
+// which is no single store, so an address or a jump of five bytes could be seen half written.
+// One byte cannot, and either value makes a whole instruction: a processor that fetches it jumps to
+// the old lane or to the new one (AMD APM vol. 2, 7.6.1; the kernel relies on the same when
+// text_poke_bp replaces the first byte of an instruction that others execute). Old bodies stay
+// valid for whoever is in them, as nothing is freed here. Text is never written here: between a
+// look at it and the write a module could be unloaded and something else be mapped there.
+#include <algorithm>
+
+#include "../rewrite/trampoline.h"
+#include "session.h"
+#include "session_parts.h"
+
+namespace bpftime::target {
+
+namespace {
+
+constexpr uint8_t kShortJump = 0xeb;
+constexpr uint8_t kTrap = 0xcc;
+constexpr uint64_t kShortJumpBytes = 2;
+
+uint64_t lane_addr(uint64_t head, size_t lane) { return head + rewrite::kLaneBytes * (lane + 1); }
+
+// A body that lies right behind its head needs no lane: that saves the common case a jump.
+bool is_adjacent(uint64_t head, uint64_t body) { return body == head + rewrite::kHeadBytes; }
+
+uint8_t displacement_to(uint64_t head, size_t lane, uint64_t body) {
+  const uint64_t to = is_adjacent(head, body) ? body : lane_addr(head, lane);
+  return static_cast<uint8_t>(to - head - kShortJumpBytes);
+}
+
+}  // namespace
+
+// A head that leads to the copy, where no thread comes yet.
+Result<void> Session::put_head(uint64_t head, uint64_t copy, std::vector<Lane>* lanes) const {
+  std::vector<uint8_t> bytes(rewrite::kHeadBytes, kTrap);
+  bytes[0] = kShortJump;
+  bytes[1] = displacement_to(head, 0, copy);
+  const Result<void> wrote = put(head, bytes.data(), bytes.size());
+  if (!wrote) return wrote;
+  lanes->assign(1, Lane{copy, 0, {}});
+  return put_lane(head, 0, copy);
+}
+
+Result<void> Session::put_lane(uint64_t head, size_t lane, uint64_t body) const {
+  if (is_adjacent(head, body)) return {};
+  const uint64_t at = lane_addr(head, lane);
+  const std::vector<uint8_t> bytes = jump_bytes(at, body, rewrite::kLaneBytes);
+  return put(at, bytes.data(), bytes.size());
+}
+
+Result<void> Session::aim(uint64_t head, size_t lane, uint64_t body) const {
+  const uint8_t displacement = displacement_to(head, lane, body);
+  return put(head + 1, &displacement, sizeof displacement);
+}
+
+// A lane for each body. Nothing that is written here is in use: lanes that the head does not take,
+// heads that no text leads to.
+Result<void> Session::choose_lanes(Change* change) {
+  for (Change::Step& step : change->steps) {
+    if (step.body == 0) continue;
+    const Result<void> chosen = choose_lane(change->site->arena, &step);
+    if (!chosen) return chosen;
+    if (step.patch->on && step.head == 0) continue;
+    const uint64_t head = step.head != 0 ? step.head : step.patch->head;
+    const Result<void> aimed = aim(head, step.lane, step.body);
+    if (!aimed) return aimed;
+  }
+  return {};
+}
+
+Result<void> Session::choose_lane(Arena* arena, ChangeStep* step) {
+  Patch& patch = *step->patch;
+  const auto known = std::find_if(patch.lanes.begin(), patch.lanes.end(),
+                                  [&](const Lane& lane) { return lane.body == step->body; });
+  step->lane = static_cast<size_t>(known - patch.lanes.begin());
+  if (known != patch.lanes.end()) return {};
+  uint64_t head = patch.head;
+  std::vector<Lane>* lanes = &patch.lanes;
+  if (patch.lanes.size() == rewrite::kHeadLanes) {
+    const Result<uint64_t> fresh = allocate(arena, rewrite::kHeadBytes);
+    if (!fresh) return fresh.error();
+    step->head = head = fresh.value();
+    lanes = &step->lanes;
+    const Result<void> headed = put_head(head, patch.copy, lanes);
+    if (!headed) return headed;
+    step->new_bytes = jump_bytes(patch.plan.site, head, patch.plan.window);
+    step->lane = 1;
+  } else {
+    step->lanes_before = patch.lanes.size();
+  }
+  lanes->push_back(Lane{step->body, step->body_bytes, step->calls});
+  return put_lane(head, step->lane, step->body);
+}
+
+// Undoes choose_lanes and put_code, whose memory is given back: no head leads there.
+void Session::drop_lanes(const Change& change) {
+  for (const ChangeStep& step : change.steps) {
+    if (step.lanes_before != 0) step.patch->lanes.resize(step.lanes_before);
+    if (!step.made_head) continue;
+    step.patch->head = 0;
+    step.patch->lanes.clear();
+    step.patch->new_bytes.clear();
+  }
+}
+
+// The change has happened. A body that calls through a slot which is left goes with the slot.
+void Session::settle_lanes(const Site& site, const std::vector<uint64_t>& left_slots,
+                           ChangeStep* step) {
+  Patch& patch = *step->patch;
+  if (step->head != 0) {
+    retire_head(site, patch);
+    patch.head = step->head;
+    patch.lanes = std::move(step->lanes);
+    patch.new_bytes = std::move(step->new_bytes);
+  }
+  for (size_t i = 1; i < patch.lanes.size(); ++i) {
+    Lane& lane = patch.lanes[i];
+    const bool calls_left = std::any_of(lane.calls.begin(), lane.calls.end(), [&](uint64_t word) {
+      return std::find(left_slots.begin(), left_slots.end(), word) != left_slots.end();
+    });
+    if (lane.body == 0 || !calls_left || (step->body != 0 && i == step->lane)) continue;
+    retire(site, lane.body, lane.body_bytes);
+    retired_[site.id].ways.push_back({site.arena, lane_addr(patch.head, i), rewrite::kLaneBytes});
+    lane = Lane{};
+  }
+  patch.on = step->body != 0;
+  patch.body = step->body;
+  patch.body_bytes = step->body_bytes;
+  patch.lane = step->lane;
+  patch.is_fresh = false;
+}
+
+// Text that changes needs a stop, and so do programs that may not run once more for calls that are
+// under way: those of removed hooks, and returns that were caught at the function's entry.
+bool Session::needs_stop(const Change& change) {
+  if (change.removes) return true;
+  if (!change.dropped.empty() && !change.request.lets_finish) return true;
+  for (const Change::Step& step : change.steps) {
+    if (!step.patch->on && step.body != 0) return true;
+    if (step.head != 0) return true;
+    if (step.patch->on && step.body == 0 && !change.dropped.empty()) return true;
+  }
+  return std::any_of(change.hooks.begin(), change.hooks.end(), [&](const Hook& hook) {
+    return !hook.request.enabled && hook.request.on_return && !hook.stubbed &&
+           change.request.exit_form != ExitForm::kRet;
+  });
+}
+
+// The quiet way, for changes that need no stop. What is switched off rests at the copy.
+Result<ApplyReport> Session::switch_bodies(std::vector<Change>* changes) {
+  for (Change& change : *changes) {
+    const Result<void> as_planned = check_bytes(&change);
+    if (!as_planned) return as_planned.error();
+  }
+  std::vector<const Patch*> switched;
+  Result<void> aimed;
+  for (Change& change : *changes) {
+    for (Change::Step& step : change.steps) {
+      const Patch& patch = *step.patch;
+      if (!aimed || !patch.on) continue;
+      if (step.body == 0) step.body = patch.copy;
+      aimed = aim(patch.head, step.lane, step.body);
+      switched.push_back(&patch);
+    }
+  }
+  if (!aimed) {
+    for (const Patch* patch : switched) {
+      static_cast<void>(aim(patch->head, patch->lane, patch->body));
+    }
+    // Threads may be in the new bodies: their memory is not given back.
+    taken_.clear();
+    for (Change& change : *changes) {
+      for (Change::Step& step : change.steps) step.lanes_before = 0;
+    }
+    return aimed.error();
+  }
+  for (Change& change : *changes) settle(&change);
+  return ApplyReport{};
+}
+
+}  // namespace bpftime::target
