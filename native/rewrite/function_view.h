@@ -25,6 +25,7 @@ struct Insn {
   bool is_ret = false;
   bool ends_flow = false;  // ret, jmp, ud2, hlt: the next byte is not reached from here
   bool is_indirect_jump = false;
+  bool is_tail_jump = false;   // leaves the function with the stack as it was at its start
   bool is_trap = false;        // int3: a breakpoint of somebody, or padding
   bool is_padding = false;     // nop of any length, int3
   bool is_far_ret = false;     // iret, retf

@@ -43,6 +43,22 @@ Result<SitePlan> grow_window(const FunctionView& function, SitePlan plan) {
   return plan;
 }
 
+// Can control come to an instruction inside (begin, end) other than by the one before it?
+Result<void> check_inside(const FunctionView& function, uint64_t begin, uint64_t end) {
+  if (function.decoded_end < function.size) {
+    return fail(EOPNOTSUPP, "part of the function cannot be decoded, so a branch may be hidden");
+  }
+  const auto it =
+      std::upper_bound(function.branch_targets.begin(), function.branch_targets.end(), begin);
+  if (it != function.branch_targets.end() && *it < end) {
+    return fail(EOPNOTSUPP, "a branch of the function goes into the first bytes");
+  }
+  if (function.has_unknown_jump) {
+    return fail(EOPNOTSUPP, "a jump table of the function could not be read");
+  }
+  return {};
+}
+
 struct OneInsn {
   ZydisDecodedInstruction insn;
   ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
@@ -202,21 +218,15 @@ Result<SitePlan> plan_site(const FunctionView& function, uint64_t addr) {
   if (!grown) return grown;
   const uint64_t begin = grown->site;
   const uint64_t end = begin + grown->window;
-  if (function.decoded_end < function.size) {
-    return fail(EOPNOTSUPP, "part of the function cannot be decoded, so a branch may be hidden");
-  }
-  const auto it =
-      std::upper_bound(function.branch_targets.begin(), function.branch_targets.end(), begin);
-  if (it != function.branch_targets.end() && *it < end) {
-    return fail(EOPNOTSUPP, "a branch of the function goes into the first bytes");
+  // Within one instruction nobody can arrive.
+  if (grown->count > 1) {
+    const Result<void> closed = check_inside(function, begin, end);
+    if (!closed) return closed.error();
   }
   grown->loops_to_site =
       std::binary_search(function.branch_targets.begin(), function.branch_targets.end(), begin) ||
       std::binary_search(function.branch_targets.begin(), function.branch_targets.end(),
                          function.addr);
-  if (function.has_unknown_jump) {
-    return fail(EOPNOTSUPP, "a jump table of the function could not be read");
-  }
   return grown;
 }
 
