@@ -178,11 +178,13 @@ export interface NativeBpf {
 /**
  * One program at one site. `progId` 0 is the agent's own: it restores return addresses, or, with
  * `answersSigaction`, stands in for a system call of rt_sigaction, or, with `followsLoader`, tells
- * when modules come and go.
+ * when modules come and go, or, with `resumesGo`, sees to goroutines that were preempted where code
+ * has changed since.
  */
 export interface HookWish {
   answersSigaction?: boolean;
   followsLoader?: boolean;
+  resumesGo?: boolean;
   hookId: number;
   progId: number;
   onReturn: boolean;
@@ -204,6 +206,9 @@ export interface SiteWish {
   exitForm?: ExitForm;
   /** Calls that are under way end with the programs that they began with. */
   letsFinish?: boolean;
+  /** Of Go code: the extent of its runtime.morestack, which shows where the runtime keeps `g`. */
+  goMorestack?: bigint;
+  goMorestackSize?: number;
   hooks: HookWish[];
 }
 
@@ -262,7 +267,12 @@ export interface NativeTarget {
    * Can the returns of a function be caught where its `ret`s stand? Resolves with their number,
    * rejects with EOPNOTSUPP and the reason.
    */
-  targetCheckExits(session: number, functionAddr: bigint, functionSize: number): Promise<number>;
+  targetCheckExits(
+    session: number,
+    functionAddr: bigint,
+    functionSize: number,
+    isGo: boolean,
+  ): Promise<number>;
   /**
    * Takes SIGSEGV and SIGBUS over so that programs read memory by guarded loads. All sites of
    * rt_sigaction must be diverted. Rejects with EBUSY when a thread is at one: ask again.

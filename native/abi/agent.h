@@ -32,6 +32,7 @@ struct agent_header {
   u32 guard_remove;
   u32 pid_page_off;               /* struct rt_pid_page, inside the data, page aligned */
   u32 loader_event;               /* agent_loader_event(struct probe_frame *) */
+  u32 go_resume;                  /* agent_go_resume(struct probe_frame *) */
   u32 helpers[AGENT_HELPERS_MAX]; /* by BPF_FUNC id; 0 = not offered */
 };
 
@@ -72,6 +73,7 @@ struct shadow_stack {
 };
 ABI_ASSERT(sizeof(struct shadow_stack) == 64 + 32 * SHADOW_DEPTH, "the daemon walks these");
 
+struct go_resume;
 struct agent_state {
   u32 version; /* AGENT_V1 */
   u32 reserved;
@@ -79,6 +81,8 @@ struct agent_state {
   u64 shadow_misses;            /* returns not followed: stack or table full */
   u64 unwound;                  /* returns cut short by an exception or a forced unwind */
   struct load_gate *gate; /* shared with the daemon; null until something waits for a module */
+  const struct go_resume *go_resumes;
+  u64 go_resume_count;
 };
 
 /* How a process that loads or unloads modules lets the daemon put its probes in before any code of
@@ -96,6 +100,14 @@ struct load_gate {
 #define LOAD_SEEN_NS 100000000ull     /* without an answer within this time there is no daemon */
 #define LOAD_SETTLED_NS 2000000000ull /* the longest a load waits for a daemon that is alive */
 ABI_ASSERT(sizeof(struct load_gate) == 32, "mapped by daemons and agents of one version");
+
+/* Instructions of Go code that were displaced, by their own address: the runtime goes on with a
+ * preempted goroutine there. Sorted; changes while no thread is in agent_go_resume. */
+struct go_resume {
+  u64 pc;
+  u64 copy;
+};
+#define GO_RESUMES_MAX (1u << 18)
 
 /* One request of map_batch, executed in order by the stopped thread. */
 enum map_op { MAP_OP_FD = 1, MAP_OP_ANON = 2, MAP_OP_UNMAP = 3, MAP_OP_WIPE_ON_FORK = 4 };

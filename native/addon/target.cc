@@ -124,6 +124,8 @@ SiteRequest site_request(const Napi::Object& object) {
                                                                   : target::ExitForm::kBalanced;
   }
   site.lets_finish = get_bool(object, "letsFinish");
+  site.go_morestack = get_u64(object, "goMorestack");
+  site.go_morestack_size = get_u32(object, "goMorestackSize");
   const Napi::Value hooks = get(object, "hooks");
   if (!hooks.IsArray()) return site;
   const auto list = hooks.As<Napi::Array>();
@@ -134,6 +136,7 @@ SiteRequest site_request(const Napi::Object& object) {
     request.kind = get_u32(hook, "progId") != 0         ? HookKind::kProgram
                    : get_bool(hook, "answersSigaction") ? HookKind::kSigaction
                    : get_bool(hook, "followsLoader")    ? HookKind::kLoaderEvent
+                   : get_bool(hook, "resumesGo")        ? HookKind::kGoResume
                                                         : HookKind::kRestoreReturns;
     request.prog_id = get_u32(hook, "progId");
     request.on_return = get_bool(hook, "onReturn");
@@ -171,10 +174,11 @@ Napi::Value target_check_exits(const Napi::CallbackInfo& info) {
   bool lossless = false;
   const uint64_t addr = info[1].As<Napi::BigInt>().Uint64Value(&lossless);
   const uint32_t size = info[2].As<Napi::Number>().Uint32Value();
-  return run(info.Env(), [id, addr, size](Answer* answer) {
+  const bool is_go = info[3].As<Napi::Boolean>().Value();
+  return run(info.Env(), [id, addr, size, is_go](Answer* answer) {
     Session* session = session_of(id, answer);
     if (session == nullptr) return;
-    const Result<uint32_t> exits = session->check_exits(addr, size);
+    const Result<uint32_t> exits = session->check_exits(addr, size, is_go);
     if (!settle(exits, answer)) return;
     answer->value = [count = exits.value()](Napi::Env env) {
       return Napi::Number::New(env, count);

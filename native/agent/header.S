@@ -22,6 +22,7 @@ agent_start:
   .long agent_guard_remove - agent_start
   .long rt_pid_page - agent_start
   .long agent_loader_event - agent_start
+  .long agent_go_resume - agent_start
 helpers:
 #define X(id, name, fn) .org helpers + 4 * id; .long fn - agent_start;
   RT_HELPERS(X)

@@ -34,6 +34,7 @@ struct SitePlan {
   bool falls_through = true;   // the window's end is reached: the copy must jump back there
   bool loops_to_site = false;  // a branch of the function goes back to the site: entry may re-fire,
                                // and the top of the stack need not be a return address then
+  bool behind_check = false;   // the window is a stack check of Go: programs run when it has passed
 };
 
 /// Chooses the window for a probe at `addr` (the function's start or an instruction inside it).

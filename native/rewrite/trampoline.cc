@@ -22,11 +22,14 @@ static_assert(offsetof(shadow_stack, depth) == 8 && offsetof(shadow_stack, sweep
 
 // Hardware register numbers in the order of struct pt_regs' first fifteen words.
 constexpr uint8_t kWordReg[15] = {15, 14, 13, 12, 5, 3, 11, 10, 9, 8, 0, 1, 2, 6, 7};
+constexpr uint32_t kAboveReturn = kFrame + 16;  // a frame below saved flags and a return address
 constexpr uint32_t kWordAx = 10, kWordCx = 11, kWordDx = 12, kWordDi = 14;
 // What push_return() and pop_return() change: ax cx dx si di, and r8.
 constexpr uint32_t kPopClobbers = 0x7c00, kPushClobbers = kPopClobbers | 1u << 9;
 constexpr uint32_t kWordOrigAx = 15, kWordIp = 16, kWordCs = 17, kWordFlags = 18, kWordSp = 19,
                    kWordSs = 20;
+
+constexpr uint32_t kGoStored = 1u << kWordAx | 1u << kWordCx;  // put_go_enter stores them
 
 class Builder {
  public:
@@ -56,6 +59,11 @@ class Builder {
   }
 
   Result<Trampoline> build() {
+    if (spec_.prefix) {
+      Result<std::vector<uint8_t>> prefix = spec_.prefix(code_.here());
+      if (!prefix) return prefix.error();
+      code_.put_bytes(prefix.value().data(), prefix.value().size());
+    }
     entry_half();
     return finish();
   }
@@ -63,6 +71,7 @@ class Builder {
  private:
   Result<Trampoline> finish() {
     for (const Sample& sample : samples_) emit_sample(sample);
+    if (fail_ != nullptr) return fail(EOPNOTSUPP, fail_);
     if (!code_.ok()) return fail(EOPNOTSUPP, "the trampoline is out of reach of its parts");
     Trampoline out;
     out.code = std::move(code_.bytes());
@@ -133,12 +142,18 @@ class Builder {
 
   // Registers into the frame at [rsp]. `sp_delta`: distance from rsp to the sp that programs see.
   void save_regs(uint32_t words, uint32_t sp_delta) {
+    const uint32_t stored = spec_.go ? kGoStored : 0;
     for (uint32_t word = 0; word < 15; ++word) {
-      if (((words | saved_) >> word & 1) != 0) store(kWordReg[word], word * 8);
+      if (((words | saved_) & ~stored) >> word & 1) store(kWordReg[word], word * 8);
     }
     if ((words >> kWordSp & 1) != 0) {
-      code_.put({0x48, 0x8d, 0x84, 0x24});  // lea rax, [rsp + sp_delta]
-      code_.put_u32(sp_delta);
+      if (spec_.go) {
+        load(0, kGoSp);
+        if (sp_delta == kAboveReturn) code_.put({0x48, 0x83, 0xc0, 0x08});  // add rax, 8
+      } else {
+        code_.put({0x48, 0x8d, 0x84, 0x24});  // lea rax, [rsp + sp_delta]
+        code_.put_u32(sp_delta);
+      }
       store(0, kWordSp * 8);
     }
     if ((words >> kWordOrigAx & 1) != 0) {
@@ -154,9 +169,19 @@ class Builder {
     code_.put_u32(static_cast<uint32_t>(value));
   }
   void restore_regs() {
+    const uint32_t last = spec_.go ? kGoStored : 0;  // put_go_leave's part
     for (uint32_t word = 0; word < 15; ++word) {
-      if ((saved_ >> word & 1) != 0) load(kWordReg[word], word * 8);
+      if ((saved_ & ~last) >> word & 1) load(kWordReg[word], word * 8);
     }
+  }
+  void leave_go(bool keeps_flags) {
+    restore_regs();
+    spec_.go->is_flags_live = keeps_flags;
+    put_go_leave(&code_, *spec_.go);
+  }
+  void enter_go(bool keeps_flags) {
+    spec_.go->is_flags_live = keeps_flags;
+    put_go_enter(&code_, *spec_.go);
   }
   void save_ip_and_func(uint32_t words, bool escapes) {
     if ((words >> kWordIp & 1) != 0 || escapes) {
@@ -222,11 +247,17 @@ class Builder {
 
   // Inside a function the red zone and the flags are live.
   void enter_inside() {
+    if (spec_.go) return enter_go(true);
     move_rsp(-static_cast<int32_t>(kRedZone));
     code_.put({0x9c, 0xfc});  // pushfq; cld
     move_rsp(-static_cast<int32_t>(kFrame));
   }
   void leave_inside(uint64_t target) {
+    if (spec_.go) {
+      leave_go(true);
+      code_.jmp(target);
+      return;
+    }
     restore_regs();
     move_rsp(static_cast<int32_t>(kFrame));
     code_.put({0x9d});  // popfq
@@ -239,12 +270,16 @@ class Builder {
     const uint32_t words = words_read(spec_.on_entry);
     if (mid) {
       enter_inside();
+    } else if (spec_.go) {
+      enter_go(keeps_go_flags());
     } else {
       move_rsp(-static_cast<int32_t>(kFrame));
     }
     save_regs(words, kFrame + (mid ? kRedZone + 8 : 0));
     if ((words >> kWordFlags & 1) != 0) {
-      if (mid) {
+      if (spec_.go) {
+        put_go_flags();
+      } else if (mid) {
         load(0, kFrame);  // what pushfq left
       } else {
         code_.put({0x9c, 0x58});  // pushfq; pop rax
@@ -258,8 +293,25 @@ class Builder {
   void call_on_entry() {
     saved_ = clobbered_by(spec_.on_entry);
     run_on_entry(false);
+    if (spec_.go) return leave_go(keeps_go_flags());
     restore_regs();
     move_rsp(static_cast<int32_t>(kFrame));
+  }
+
+  // Flags are dead behind a stack check. Elsewhere they may not be: the runtime makes goroutines call
+  // runtime.asyncPreempt wherever they are.
+  [[nodiscard]] bool keeps_go_flags() const { return !spec_.go->has_room; }
+
+  // rax = the flags as programs see them. The five that lahf does not give are as always.
+  void put_go_flags() {
+    if (!spec_.go->is_flags_live) {
+      code_.put({0xb8, 0x02, 0x02, 0x00, 0x00});  // mov eax, 0x202
+      return;
+    }
+    load(0, kGoFlags);
+    code_.put({0x0f, 0xb6, 0xc8, 0xc1, 0xe1, 0x0b});        // movzx ecx, al; shl ecx, 11
+    code_.put({0x0f, 0xb6, 0xc4, 0x09, 0xc8});              // movzx eax, ah; or eax, ecx
+    code_.put({0x0d, 0x02, 0x02, 0x00, 0x00});              // or eax, 0x202
   }
 
   void entry_half() {
@@ -267,6 +319,10 @@ class Builder {
     if (!mid && spec_.on_return.empty()) {
       call_on_entry();
       code_.jmp(spec_.copy);
+      return;
+    }
+    if (!mid && spec_.go) {
+      fail_ = "returns of Go code are caught where its `ret`s stand, or not at all";
       return;
     }
     saved_ = clobbered_by(spec_.on_entry) | (mid ? 0 : kPushClobbers);
@@ -402,17 +458,24 @@ class Builder {
     if (spec_.on_return.empty()) return;
     const uint32_t words = words_read(spec_.on_return);
     saved_ = clobbered_by(spec_.on_return);
-    move_rsp(-static_cast<int32_t>(kFrame + 8));
-    save_regs(words, kFrame + 16);
-    code_.put({0x9f, 0x0f, 0x90, 0xc0});  // lahf; seto al
-    store(0, kFrame);
+    if (spec_.go) {
+      enter_go(true);
+      save_regs(words, kAboveReturn);
+    } else {
+      move_rsp(-static_cast<int32_t>(kFrame + 8));
+      save_regs(words, kAboveReturn);
+      code_.put({0x9f, 0x0f, 0x90, 0xc0});  // lahf; seto al
+      store(0, kFrame);
+    }
     if ((words >> kWordIp & 1) != 0) {
-      load(0, kFrame + 8);
+      load(0, spec_.go ? kGoSp : kFrame + 8);
+      if (spec_.go) code_.put({0x48, 0x8b, 0x00});  // mov rax, [rax]
       store(0, kWordIp * 8);
     }
     if ((words >> kWordFlags & 1) != 0) store_imm32(kWordFlags * 8, 0x202);
     save_func(any_escapes(spec_.on_return));
     for (const HookCall& hook : spec_.on_return) call_program(hook);
+    if (spec_.go) return leave_go(true);
     load(0, kFrame);
     code_.put({0x04, 0x7f, 0x9e});  // add al, 127: overflows as seto said; sahf
     restore_regs();
@@ -448,6 +511,7 @@ class Builder {
   std::vector<Sample> samples_;
   uint32_t saved_ = kCallClobbers;  // words of the registers that are put back afterwards
   uint32_t saved_on_entry_ = 0;
+  const char* fail_ = nullptr;
   uint32_t return_point_ = 0;
   std::vector<uint32_t> points_;  // rel32 fields that lead to the return point
 };
@@ -463,6 +527,7 @@ Result<Trampoline> build_exit(const TrampolineSpec& spec, const ExitSpec& exit) 
 Result<Trampoline> build_filter(const FilterSpec& spec) {
   TrampolineSpec place;
   place.body = spec.body;
+  place.go = spec.go;
   return Builder(place).build_filter(spec);
 }
 

@@ -6,16 +6,18 @@
 //                                  body: frame, counters, program calls, then on to the copy
 // The body saves what a call may clobber (nine general registers) and of struct pt_regs only the
 // words that some program reads; vector and x87 state is never touched because nothing that runs
-// there uses it. At a function's entry flags are dead; elsewhere the red zone is stepped over and
+// there uses it (but see go_stack.h). At a function's entry flags are dead; elsewhere the red zone is stepped over and
 // flags are kept. Returns are caught where the function's `ret`s stand (exit_plan.h), else by the
 // balanced hijack; see docs/adr/0003-return-probe.md.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "../base/result.h"
+#include "go_stack.h"
 
 namespace bpftime::rewrite {
 
@@ -53,6 +55,9 @@ struct TrampolineSpec {
   uint64_t shadows = 0;              // the process' table of struct shadow_stack
   uint64_t push_return_slot = 0;     // agent_push_return
   uint64_t pop_return_slot = 0;      // agent_pop_return
+  std::optional<GoStack> go;         // the code is Go's: programs run on an agent stack
+  // Instructions that come before the programs, relocated for an address: a stack check of Go.
+  std::function<Result<std::vector<uint8_t>>(uint64_t dest)> prefix;
 };
 
 /// The place of a function's `ret`: what stands before it is executed first.
@@ -82,6 +87,7 @@ struct FilterSpec {
   uint64_t copy = 0;         // the relocated window, then the `syscall`
   uint64_t behind = 0;       // address behind the `syscall`
   uint64_t filter_slot = 0;  // 8 bytes holding the function's address
+  std::optional<GoStack> go;
 };
 Result<Trampoline> build_filter(const FilterSpec& spec);
 

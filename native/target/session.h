@@ -36,9 +36,10 @@ namespace bpftime::target {
 class RemoteThread;
 class StoppedProcess;
 
+// kGoResume: the exit of runtime.asyncPreempt, where preempted goroutines go on.
 // kSigaction: the site is a `mov $13, %eax` in front of a `syscall`, and the agent answers it.
 // kLoaderEvent: the site is the loader's hook for debuggers, and the agent tells us.
-enum class HookKind : uint8_t { kProgram, kRestoreReturns, kSigaction, kLoaderEvent };
+enum class HookKind : uint8_t { kProgram, kRestoreReturns, kSigaction, kLoaderEvent, kGoResume };
 
 struct HookRequest {
   uint32_t hook_id = 0;
@@ -60,6 +61,9 @@ struct SiteRequest {
   ExitForm exit_form = ExitForm::kNone;  // for hooks on return
   // Calls that are under way end with the programs that they began with, also when those go.
   bool lets_finish = false;
+  // Of Go code: the extent of runtime.morestack, which shows where the runtime keeps `g`. 0: not Go.
+  uint64_t go_morestack = 0;
+  uint32_t go_morestack_size = 0;
   std::vector<HookRequest> hooks;
 };
 
@@ -107,7 +111,7 @@ class Session {
 
   /// Can the returns of a function be caught where its `ret`s stand? The number of exits, or
   /// EOPNOTSUPP with what stands against it. Changes nothing.
-  Result<uint32_t> check_exits(uint64_t function, uint32_t function_size);
+  Result<uint32_t> check_exits(uint64_t function, uint32_t function_size, bool is_go);
 
   /// Takes SIGSEGV and SIGBUS over, so that programs read memory by plain guarded loads. All sites
   /// of rt_sigaction must be diverted (kSigaction) before. EBUSY: a thread is in one; ask again.
@@ -196,6 +200,8 @@ class Session {
     bool is_exit = false;     // its last instruction is a `ret` where returns are caught
     bool is_entry = false;
     bool on = false;
+    bool is_go = false;
+    bool has_room = false;  // below the stack pointer: the function has checked its stack
   };
   struct Site {
     uint32_t id = 0;
@@ -214,6 +220,8 @@ class Session {
   struct Function {
     rewrite::FunctionView view;
     Region text;
+    bool is_go = false;
+    bool checks_stack = false;  // as Go functions do
   };
   // What becomes of one patch: on with this body, or off when it has none.
   struct ChangeStep {
@@ -253,6 +261,7 @@ class Session {
   Result<void> plan_entry(const Function& function, uint64_t addr, Site* site);
   Result<void> plan_site_exits(const Function& function, Site* site);
   Result<rewrite::ExitPlan> plan_exits(const Function& function);
+  Result<rewrite::SitePlan> plan_window(const Function& function, uint64_t addr);
   void register_patches(const Site& site);
   void unregister_patches(const Site& site);
   Result<void> check_window(const Function& function, const rewrite::SitePlan& plan);
@@ -286,6 +295,11 @@ class Session {
   Result<void> build_filter(Change* change);
   using CodeBuilder = std::function<Result<rewrite::Trampoline>(uint64_t at)>;
   Result<void> put_code(Arena* arena, const CodeBuilder& build, ChangeStep* step);
+  Result<void> ensure_go(const SiteRequest& request);
+  [[nodiscard]] rewrite::GoStack go_stack(const Arena& arena, bool has_room) const;
+  Result<void> write_go_resumes(const std::vector<Change>& changes) const;
+  [[nodiscard]] bool is_go_resuming(StoppedProcess* process) const;
+  Result<std::unique_ptr<StoppedProcess>> stop_for_commit() const;
   Result<void> call_agent_alone(uint64_t fn);
   [[nodiscard]] std::vector<std::pair<uint64_t, uint64_t>> code_ranges() const;
   Result<std::vector<uint8_t>> original_bytes(uint64_t addr, uint64_t size) const;
@@ -322,6 +336,9 @@ class Session {
   uint64_t shadows_ = 0;
   bool fs_points_at_itself_ = false;  // see TrampolineSpec
   uint64_t gate_ = 0;
+  uint64_t go_pool_ = 0;  // the claim of the first agent stack; 0: no Go code yet
+  uint64_t go_resumes_ = 0;
+  int32_t go_offset_ = 0;  // of g, from the thread pointer
   std::unique_ptr<LoadWatch> load_watch_;
   agent_header header_{};
   std::shared_ptr<MapObject> log_;

@@ -112,10 +112,9 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
     if (!chosen) return chosen.error();
   }
   if (std::none_of(changes->begin(), changes->end(), needs_stop)) return switch_bodies(changes);
-  auto stopped = StoppedProcess::stop(pid_);
+  auto stopped = stop_for_commit();
   if (!stopped) return stopped.error();
   StoppedProcess& process = *stopped.value();
-  process.know(regions_, main_stack_);
   for (Change& change : *changes) {
     const Result<void> as_planned = check_bytes(&change);
     if (!as_planned) return as_planned.error();
@@ -129,7 +128,7 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
     return fail(EBUSY, "a probed function has not returned yet");
   }
   size_t done = 0;
-  Result<void> wrote;
+  Result<void> wrote = write_go_resumes(*changes);
   for (; done < changes->size() && wrote.ok(); ++done) {
     wrote = write_change((*changes)[done], &process, false);
   }
@@ -137,6 +136,7 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
   if (!wrote) {
     for (size_t i = 0; i < done; ++i)
       static_cast<void>(write_change((*changes)[i], &process, true));
+    static_cast<void>(write_go_resumes({}));
     return wrote.error();
   }
   ApplyReport report;

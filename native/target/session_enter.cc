@@ -454,6 +454,7 @@ Result<void> Session::leave() {
   {
     auto stopped = StoppedProcess::stop(pid_);
     if (!stopped) return stopped.error();
+    if (go_pool_ != 0) stopped.value()->look_no_further_than(kGoStackScanBytes);
     if (stopped.value()->anyone_inside(ranges)) {
       return fail(EBUSY, "a thread is still inside probed code");
     }

@@ -60,9 +60,15 @@ struct Session::Change {
   bool removes = false;
 };
 
+/// Of the four words that an arena begins with: where trampolines find the agent stacks.
+constexpr uint64_t kGoPoolSlot = 16;
+
 constexpr uint32_t kStatsCpuShift = 16;
 static_assert(HOOKS_PER_ARENA * sizeof(hook_stats) == 1u << kStatsCpuShift,
               "one CPU's hook_stats fill one block");
+
+/// Signal handlers of Go run on stacks of 32 KiB that lie amid the heap.
+constexpr uint64_t kGoStackScanBytes = 128 << 10;
 
 /// The mapping that contains an address, or null.
 const Region* region_at(const std::vector<Region>& regions, uint64_t addr);
@@ -72,6 +78,9 @@ std::vector<uint8_t> jump_bytes(uint64_t from, uint64_t to, uint32_t window);
 
 /// Highest CPU number the kernel may ever show, plus one.
 uint32_t possible_cpus();
+
+/// The processors have rdpid.
+bool has_rdpid();
 
 /// Wakes a remote reader of a socket pair with end-of-file.
 void shutdown_remote(int pidfd, int remote_socket);

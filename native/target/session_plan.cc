@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "../rewrite/emit.h"
+#include "../rewrite/go_prologue.h"
 #include "session.h"
 #include "session_parts.h"
 
@@ -13,6 +14,8 @@ namespace {
 
 constexpr uint64_t kFunctionBytesMax = 4 << 20;
 constexpr uint64_t kTextScanBytesMax = uint64_t{256} << 20;
+constexpr const char* kMayFault =
+    "a nil dereference among the bytes that would move could not become a panic";
 
 }  // namespace
 
@@ -123,6 +126,7 @@ Result<std::unique_ptr<Session::Patch>> Session::make_patch(const Function& func
   patch->plan = plan;
   patch->plan.first = 0;
   patch->old_bytes = patch->window.bytes;
+  patch->is_go = function.is_go;
   // Its size does not depend on where it lies.
   const Result<rewrite::RelocatedCode> draft =
       rewrite::relocate(patch->window, patch->plan, arena->base);
@@ -140,12 +144,13 @@ Result<std::unique_ptr<Session::Patch>> Session::make_patch(const Function& func
   return patch;
 }
 
-Result<uint32_t> Session::check_exits(uint64_t addr, uint32_t size) {
+Result<uint32_t> Session::check_exits(uint64_t addr, uint32_t size, bool is_go) {
   Result<std::vector<Region>> regions = read_regions(any_thread());
   if (!regions) return regions.error();
   regions_ = std::move(regions.value());
-  const Result<Function> function = decode(addr, size);
+  Result<Function> function = decode(addr, size);
   if (!function) return function.error();
+  function.value().is_go = is_go;
   const Result<rewrite::ExitPlan> plan = plan_exits(function.value());
   if (!plan) return plan.error();
   const auto site = sites_.find(addr);
@@ -160,10 +165,25 @@ Result<uint32_t> Session::check_exits(uint64_t addr, uint32_t size) {
 
 // Exits keep clear of the window of an entry probe, so that either can come later.
 Result<rewrite::ExitPlan> Session::plan_exits(const Function& function) {
-  const Result<rewrite::SitePlan> entry = rewrite::plan_site(function.view, function.view.addr);
+  const Result<rewrite::SitePlan> entry = plan_window(function, function.view.addr);
   rewrite::SitePlan none;
   none.site = function.view.addr;
-  return rewrite::plan_exits(function.view, entry.ok() ? entry.value() : none);
+  Result<rewrite::ExitPlan> plan =
+      rewrite::plan_exits(function.view, entry.ok() ? entry.value() : none);
+  if (!plan || !function.is_go) return plan;
+  for (const rewrite::SitePlan& exit : plan.value().exits) {
+    if (rewrite::may_fault(function.view, exit)) return fail(EOPNOTSUPP, kMayFault);
+  }
+  return plan;
+}
+
+Result<rewrite::SitePlan> Session::plan_window(const Function& function, uint64_t addr) {
+  if (!function.is_go) return rewrite::plan_site(function.view, addr);
+  Result<rewrite::SitePlan> plan = rewrite::plan_go_site(function.view, addr);
+  if (plan.ok() && rewrite::may_fault(function.view, plan.value()) && !plan->behind_check) {
+    return fail(EOPNOTSUPP, kMayFault);
+  }
+  return plan;
 }
 
 // Plans what the wanted hooks need and the site does not have yet.
@@ -176,8 +196,11 @@ Result<void> Session::plan_site(const SiteRequest& request, Site* site) {
   if (wants_return && !by_ret) wants_entry = true;
   const bool needs_exits = by_ret && !site->exits_planned;
   if ((wants_entry && site->entry == nullptr) || needs_exits) {
-    const Result<Function> function = decode(request.function, request.function_size);
+    Result<Function> function = decode(request.function, request.function_size);
     if (!function) return function.error();
+    function.value().is_go = request.go_morestack != 0;
+    function.value().checks_stack =
+        function.value().is_go && rewrite::go_stack_check(function.value().view) != 0;
     const Region& text = function.value().text;
     site->inode = text.inode;
     if (site->arena == nullptr) {
@@ -199,11 +222,12 @@ Result<void> Session::plan_site(const SiteRequest& request, Site* site) {
 
 Result<void> Session::plan_entry(const Function& function, uint64_t addr, Site* site) {
   if (site->entry != nullptr) return {};
-  const Result<rewrite::SitePlan> plan = rewrite::plan_site(function.view, addr);
+  Result<rewrite::SitePlan> plan = plan_window(function, addr);
   if (!plan) return plan.error();
   Result<std::unique_ptr<Patch>> patch = make_patch(function, plan.value(), site->arena);
   if (!patch) return patch.error();
   site->entry = std::move(patch.value());
+  site->entry->has_room = plan->behind_check;
   site->entry->is_entry = true;
   return {};
 }
@@ -216,6 +240,7 @@ Result<void> Session::plan_site_exits(const Function& function, Site* site) {
     Result<std::unique_ptr<Patch>> patch = make_patch(function, exit, site->arena);
     if (!patch) return patch.error();
     patch.value()->is_exit = true;
+    patch.value()->has_room = function.checks_stack;
     exits.push_back(std::move(patch.value()));
   }
   if (plan.value().in_entry) {

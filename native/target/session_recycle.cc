@@ -61,6 +61,7 @@ Result<uint64_t> Session::recycle() {
     auto stopped = StoppedProcess::stop(pid_);
     if (!stopped) return stopped.error();
     stopped.value()->know(regions_, main_stack_);
+    if (go_pool_ != 0) stopped.value()->look_no_further_than(kGoStackScanBytes);
     const std::vector<uint64_t> pointers = stopped.value()->code_pointers(code_ranges());
     const std::set<uint32_t> returning = live_return_sites();
     pause_ns = stopped.value()->release();

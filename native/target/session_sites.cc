@@ -30,13 +30,13 @@ uint64_t align_up(uint64_t value, uint64_t to) { return (value + to - 1) & ~(to 
 // AT_HWCAP2 bit 1: the kernel lets user space read its fs base (arch/x86/include/uapi/asm/hwcap2.h)
 bool has_fsgsbase() { return (getauxval(AT_HWCAP2) & 2) != 0; }
 
+}  // namespace
+
 // CPUID leaf 7, ECX bit 22.
 bool has_rdpid() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (ecx >> 22 & 1) != 0;
 }
-
-}  // namespace
 
 Result<uint64_t> Session::allocate(Arena* arena, uint64_t bytes) {
   const auto at = arena->space.take(bytes, bytes <= 8 ? 8 : 16);
@@ -232,6 +232,10 @@ Result<Session::Change> Session::prepare(const SiteRequest& request) {
     for (Patch* patch : change.site->patches()) change.steps.emplace_back().patch = patch;
     return change;
   }
+  if (request.go_morestack != 0) {
+    const Result<void> ready = ensure_go(request);
+    if (!ready) return ready.error();
+  }
   for (const HookRequest& hook : request.hooks) {
     if (hook.kind != HookKind::kProgram) continue;
     const Result<void> ready = ensure_program(hook.prog_id);
@@ -312,6 +316,7 @@ Result<rewrite::HookCall> Session::hook_call(Hook* hook, Change* change) {
   call.hook_id = hook->request.hook_id;
   const bool follows_loader = hook->request.kind == HookKind::kLoaderEvent;
   hook->entry = agent_fn(follows_loader ? header_.loader_event : header_.restore_returns);
+  if (hook->request.kind == HookKind::kGoResume) hook->entry = agent_fn(header_.go_resume);
   if (hook->request.kind == HookKind::kProgram) {
     const Image& image = images_.at(hook->request.prog_id);
     hook->entry = image.base + image.program->image.entry_off;
@@ -340,6 +345,10 @@ Result<void> Session::build_bodies(Change* change) {
   spec.fs_points_at_itself = fs_points_at_itself_;
   spec.push_return_slot = site->arena->base;
   spec.pop_return_slot = site->arena->base + 8;
+  if (go_pool_ != 0) {
+    const Result<void> wrote = put(site->arena->base + kGoPoolSlot, &go_pool_, sizeof go_pool_);
+    if (!wrote) return wrote;
+  }
   std::vector<rewrite::HookCall> on_entry, on_return;
   for (Hook& hook : change->hooks) {
     if (!hook.request.enabled) continue;
@@ -351,6 +360,19 @@ Result<void> Session::build_bodies(Change* change) {
   for (Patch* patch : site->patches()) {
     spec.at_entry = patch->plan.at_entry && !patch->plan.loops_to_site;
     spec.copy = patch->copy;
+    if (patch->is_go) spec.go = go_stack(*site->arena, patch->has_room);
+    if (patch->plan.behind_check) {
+      spec.copy = patch->plan.site + patch->plan.window;
+      spec.prefix = [patch](uint64_t dest) -> Result<std::vector<uint8_t>> {
+        rewrite::SitePlan check = patch->plan;
+        check.falls_through = false;
+        Result<rewrite::RelocatedCode> code = rewrite::relocate(patch->window, check, dest);
+        if (!code) return code.error();
+        return std::move(code.value().code);
+      };
+    } else {
+      spec.prefix = nullptr;
+    }
     spec.on_entry = patch->is_entry ? on_entry : std::vector<rewrite::HookCall>();
     spec.on_return = patch->is_exit == by_ret ? on_return : std::vector<rewrite::HookCall>();
     if (!by_ret && !spec.on_return.empty() && !spec.at_entry) {
@@ -444,6 +466,7 @@ Result<void> Session::build_filter(Change* change) {
         spec.copy = patch->copy;
         spec.behind = call + 2;
         spec.filter_slot = slot.value();
+        if (patch->is_go) spec.go = go_stack(*arena, false);
         return rewrite::build_filter(spec);
       },
       &step);

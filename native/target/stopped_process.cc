@@ -193,7 +193,7 @@ bool StoppedProcess::any_stack(const std::function<bool(const Stack&)>& matches)
     size_t bytes = 0;
     for (size_t i = first; i < threads_.size() && stacks.size() < kStacksAtOnce; ++i) {
       const uint64_t sp = (threads_[i].regs.rsp - kRedZoneBytes) & ~uint64_t{7};
-      const uint64_t end = std::min(stack_end(threads_[i]), sp + kStackScanBytesMax);
+      const uint64_t end = std::min(stack_end(threads_[i]), sp + scan_bytes_max_);
       const size_t size = end > sp ? end - sp : 0;
       if (!stacks.empty() && bytes + size > kStackScanBytesMax) break;
       stacks.push_back({&threads_[i], sp, nullptr, size / 8});

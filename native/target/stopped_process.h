@@ -45,6 +45,9 @@ class StoppedProcess {
     main_stack_ = main_stack;
   }
 
+  /// Signal frames lie within so many bytes of the stack pointer, whatever else follows there.
+  void look_no_further_than(uint64_t stack_bytes) { scan_bytes_max_ = stack_bytes; }
+
   /// True when a thread executes inside one of the ranges, or will once a signal handler that
   /// interrupted it there returns, or once the vDSO does. Return addresses of hijacked functions
   /// are not looked for here: the shadow stacks know them exactly.
@@ -81,6 +84,7 @@ class StoppedProcess {
   uint64_t started_ns_ = 0;
   std::vector<Thread> threads_;
   uint64_t main_stack_ = 0;
+  uint64_t scan_bytes_max_ = uint64_t{8} << 20;
   mutable std::vector<Region> regions_;  // told, or read at the first look at a stack
 };
 

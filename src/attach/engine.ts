@@ -7,6 +7,7 @@ import { readFacts } from '../process/identity.js';
 import { findPlace, type Place, unwinderEntries } from '../symbols/resolve.js';
 import type { Caller, Pid } from '../types.js';
 import { exitFormOf } from './exits.js';
+import { goPartOf, goRefusal, resumeWish } from './go.js';
 import { armGuard, disarmGuard } from './guard.js';
 import { loadObject } from './load.js';
 import { type Follower, followLoads, settleModules } from './pending.js';
@@ -180,12 +181,8 @@ export class AttachEngine {
   async #resolve(pid: Pid, plan: HookPlan): Promise<Place | undefined> {
     const place = await findPlace(pid, plan.place);
     if (place === undefined) return undefined;
-    if (place.isGoCode) {
-      fail(
-        'EOPNOTSUPP',
-        `${plan.place}: ${place.module.name} is Go code, whose small stacks a probe would overrun (probe a C library of the process instead)`,
-      );
-    }
+    const refusal = place.go && goRefusal(place.names);
+    if (refusal) fail('EOPNOTSUPP', `${plan.place}: it takes no probe: ${refusal}`);
     if (!plan.onReturn) return place;
     if (place.addr !== place.functionAddr) {
       fail(
@@ -278,6 +275,9 @@ export class AttachEngine {
       const { addr, functionAddr, functionSize } = hook.place;
       const site = next.get(addr) ?? siteAt(addr, functionAddr, functionSize);
       if (hook.exitForm) site.exitForm = hook.exitForm;
+      Object.assign(site, goPartOf(hook.place));
+      const resume = hook.place.go && resumeWish(hook.place.go);
+      if (resume && !process.sites.has(resume.addr)) next.set(resume.addr, resume);
       const wish = {
         hookId: hook.id,
         progId: hook.program.id,

@@ -16,11 +16,19 @@ export async function exitFormOf(process: EnteredProcess, place: Place): Promise
   const known = process.sites.get(place.addr)?.exitForm;
   if (known !== undefined) return known;
   try {
-    await native.targetCheckExits(process.session, place.functionAddr, place.functionSize);
+    const { functionAddr, functionSize } = place;
+    const isGo = place.go !== undefined;
+    await native.targetCheckExits(process.session, functionAddr, functionSize, isGo);
     return 'ret';
   } catch (error) {
     const { code, reason } = error as NativeError;
     if (code !== 'EOPNOTSUPP') throw refusalOf(error, place.name.text) ?? error;
+    if (place.go) {
+      fail(
+        'EOPNOTSUPP',
+        `${place.name.text}: its return cannot be probed: ${reason}, and Go code bears no other way`,
+      );
+    }
     // Any of its names may be the one that tells.
     const refusal = place.names.map(returnProbeRefusal).find((why) => why !== undefined);
     if (refusal) {

@@ -5,6 +5,7 @@
 import { GUARD_ATTEMPTS, GUARD_RETRY_MS } from '../config.js';
 import { type NativeError, native, type SiteWish } from '../native.js';
 import { sigactionSites } from '../symbols/resolve.js';
+import { goPartOf } from './go.js';
 import type { EnteredProcess } from './state.js';
 
 const codeOf = (error: unknown) => (error as NativeError).code;
@@ -17,6 +18,7 @@ async function divert(process: EnteredProcess): Promise<boolean> {
     addr: place.addr,
     functionAddr: place.functionAddr,
     functionSize: place.functionSize,
+    ...goPartOf(place),
     hooks: [
       { hookId: 0, progId: 0, answersSigaction: true, onReturn: false, enabled: true, cookie: 0n },
     ],

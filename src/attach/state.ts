@@ -60,6 +60,9 @@ export interface SiteState {
   functionSize: number;
   /** How returns are caught there, once that was decided. */
   exitForm?: ExitForm;
+  /** Of Go code, see SiteWish. */
+  goMorestack?: bigint;
+  goMorestackSize?: number;
   hooks: HookWish[];
 }
 

@@ -24,8 +24,15 @@ export interface Place {
   addr: Addr;
   /** All names of the function. */
   names: string[];
-  /** The function was made by the Go compiler or assembler. */
-  isGoCode: boolean;
+  /** Of Go code, what of its runtime a probe needs. */
+  go: GoRuntime | undefined;
+}
+
+/** Functions of a Go runtime. */
+export interface GoRuntime {
+  morestack: { addr: Addr; size: number };
+  /** Where a preempted goroutine goes on; before Go 1.14 there are none. */
+  asyncPreempt: { addr: Addr; size: number } | undefined;
 }
 
 /** A module with its symbols and where it lies. */
@@ -114,6 +121,8 @@ function choose(name: PlaceName, modules: LoadedModule[], pid: Pid): Candidate {
   let found = collect(modules, (table) => table.find(wanted));
   if (found.length === 0) found = collect(modules, (table) => table.findIgnoringCase(wanted));
   if (found.length === 0) found = collect(modules, (table) => table.findGoName(wanted));
+  // Go's assembler functions carry their calling convention in the symbol table.
+  if (found.length === 0) found = collect(modules, (table) => table.find(`${wanted}.abi0`));
   // A public function wins over static ones of the same name elsewhere.
   const global = found.filter((one) => !one.symbol.local);
   if (found.length > 1 && global.length === 1) found = global;
@@ -145,6 +154,15 @@ function whereOf(modules: LoadedModule[]): string {
     : names.join(', ');
 }
 
+function goRuntimeOf({ table, bias }: LoadedModule): GoRuntime | undefined {
+  const find = (name: string) => {
+    const symbol = table.find(name)[0] ?? table.find(`${name}.abi0`)[0];
+    return symbol && { addr: (bias + symbol.vaddr) as Addr, size: symbol.size };
+  };
+  const morestack = find('runtime.morestack');
+  return morestack && { morestack, asyncPreempt: find('runtime.asyncPreempt') };
+}
+
 function placeOfSymbol(name: PlaceName, { loaded, symbol }: Candidate): Place {
   if (symbol.kind === 'ifunc') {
     fail(
@@ -167,7 +185,7 @@ function placeOfSymbol(name: PlaceName, { loaded, symbol }: Candidate): Place {
     functionSize: symbol.size,
     addr: (functionAddr + name.offset) as Addr,
     names: loaded.table.namesAt(symbol.vaddr),
-    isGoCode: symbol.isGo,
+    go: symbol.isGo ? goRuntimeOf(loaded) : undefined,
   };
 }
 
@@ -203,7 +221,7 @@ function placeOfAddress(name: PlaceName, modules: LoadedModule[]): Place {
       functionSize: symbol.size,
       addr,
       names: loaded.table.namesAt(symbol.vaddr),
-      isGoCode: symbol.isGo,
+      go: symbol.isGo ? goRuntimeOf(loaded) : undefined,
     };
   }
   return fail('ENOENT', `${name.text}: no executable code there`);

@@ -1,8 +1,9 @@
 // Go programs: names from the runtime's own table, probes at entries while goroutines' stacks grow,
 // move and are collected.
 import { readFileSync, writeFileSync } from 'node:fs';
+import { copyFile, unlink } from 'node:fs/promises';
 import t, { type Test } from 'tap';
-import { Lab } from '../helpers/lab.js';
+import { codeHash, eventually, Lab, type Running, sameCode } from '../helpers/lab.js';
 
 t.setTimeout(240_000);
 
@@ -52,3 +53,144 @@ for (const { name, flags, sections } of MAKES) {
     });
   });
 }
+
+/** Functions whose calls the program counts, with what a return probe of each must see. */
+const COUNTED = {
+  grow: 'all',
+  leaf: 'all',
+  sum: 'all',
+  manyArgs: 'all',
+  deferred: 'all',
+  recovered: 'all',
+  thrower: 'none', // leaves by a panic, always
+  'big': 'all',
+  pair: 'all',
+  closure: 'all',
+} as const;
+
+const fine = { code: 0, out: '', err: '' };
+
+/** The program's own counts, at rest. */
+async function countsOf(target: Running): Promise<Record<string, number>> {
+  const asked = target.text.length;
+  target.child.stdin!.write('counts\n');
+  const line = await eventually(() => /counts (.*)\n/.exec(target.text.slice(asked))?.[1]);
+  const pairs = (line ?? '').split(' ').map((pair) => pair.split('='));
+  return Object.fromEntries(pairs.map(([name, count]) => [name, Number(count)]));
+}
+
+async function works(t: Test, target: Running, rounds: number): Promise<void> {
+  const from = target.round;
+  target.child.stdin!.write('start\n');
+  const done = await eventually(() => target.round >= from + rounds || !target.alive, 60_000);
+  t.ok(done && target.alive, `works for ${rounds} rounds`);
+  const asked = target.text.length;
+  target.child.stdin!.write('stop\n');
+  t.ok(await eventually(() => target.text.slice(asked).includes('stopped')), 'stops');
+}
+
+/** Hits of a file's hooks at entry and at return. */
+function hitsOf(lab: Lab, pid: number, file: string): { entry: number; return: number } {
+  const of = (kind: string) =>
+    lab
+      .hooks(pid)
+      .filter((hook) => hook['file'] === file && hook['kind'] === kind)
+      .reduce((sum, hook) => sum + Number(hook['hits']), 0);
+  return { entry: of('uprobe'), return: of('uretprobe') };
+}
+
+await t.test('10,000 goroutines grow their stacks: every entry and return counts', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = lab.start(lab.build('goroutines.go'), ['10000']);
+    const { pid } = target;
+    t.ok(await target.says(/ready/));
+    const before = codeHash(pid);
+    const object = lab.bpf('probe');
+    for (const name of Object.keys(COUNTED)) {
+      t.same(await lab.attach(pid, object, `uprobe/main.${name}`), fine, `on ${name}`);
+    }
+    await works(t, target, 10);
+    const counts = await countsOf(target);
+    for (const [name, returns] of Object.entries(COUNTED)) {
+      const want = counts[name] ?? -1;
+      t.ok(want > 0, `${name} was called`);
+      t.same(
+        hitsOf(lab, pid, `uprobe/main.${name}`),
+        { entry: want, return: returns === 'all' ? want : 0 },
+        name,
+      );
+    }
+    for (const name of Object.keys(COUNTED)) {
+      t.same(await lab.detach(pid, `uprobe/main.${name}`), fine, `off ${name}`);
+    }
+    await sameCode(t, pid, before, 'in the end');
+    await works(t, target, 2);
+    t.notMatch(target.text, /WRONG|panic|fatal/, 'no result was ever wrong');
+  });
+});
+
+/** What the runtime does all the time while goroutines work, some of it on the signal stack. */
+const RUNTIME = [
+  ...['mallocgc', 'newobject', 'growslice', 'memmove', 'memclrNoHeapPointers', 'chansend1'],
+  ...['chanrecv1', 'schedule', 'findRunnable', 'execute', 'gogo', 'mcall', 'gopark', 'goready'],
+  ...['newstack', 'copystack', 'morestack', 'adjustframe', 'gentraceback', 'scanobject'],
+  ...['gcDrain', 'sigtrampgo', 'sighandler', 'doSigPreempt', 'asyncPreempt2', 'netpoll', 'futex'],
+  ...['nanotime1', 'systemstack', 'entersyscall', 'exitsyscall', 'deferreturn', 'gopanic'],
+  ...['recovery', 'lock2', 'unlock2', 'goexit1', 'newproc1', 'gcWriteBarrier', 'usleep'],
+].map((name) => `runtime.${name}`);
+
+await t.test('runtime and program probed while it works, again and again', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = lab.start(lab.build('goroutines.go'), ['10000'], {
+      env: { GOMAXPROCS: '8', GOGC: '20' },
+    });
+    const { pid } = target;
+    t.ok(await target.says(/ready/));
+    const before = codeHash(pid);
+    const both = Object.keys(COUNTED).map((name) => `main.${name}`);
+    target.child.stdin!.write('start\n');
+    for (let cycle = 1; cycle <= 3; cycle++) {
+      for (const name of RUNTIME) await copyFile(lab.bpf('entry'), lab.proc(pid, 'uprobe', name));
+      for (const name of both) await copyFile(lab.bpf('probe'), lab.proc(pid, 'uprobe', name));
+      t.ok(await target.advances(), `cycle ${cycle}: works on`);
+      const idle = () => both.filter((name) => lab.hits(pid, `uprobe/${name}`) === 0);
+      await eventually(() => idle().length === 0);
+      t.same(idle(), [], `cycle ${cycle}: every function was seen`);
+      if (cycle === 1) {
+        const unseen = RUNTIME.filter((name) => lab.hits(pid, `uprobe/${name}`) === 0);
+        t.comment(`not called: ${unseen.join(' ')}`);
+        t.ok(unseen.length < RUNTIME.length / 4, 'most of the runtime was seen');
+      }
+      for (const name of [...RUNTIME, ...both]) await unlink(lab.proc(pid, 'uprobe', name));
+      await sameCode(t, pid, before, `cycle ${cycle}`);
+      t.ok(await target.advances(), `cycle ${cycle}: still works`);
+    }
+    t.notMatch(target.text, /WRONG|panic|fatal/, 'no result was ever wrong');
+  });
+});
+
+await t.test('goroutines preempted inside of what becomes a jump go on', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = lab.start(lab.build('goroutines.go'), ['100']);
+    const { pid } = target;
+    t.ok(await target.says(/ready/));
+    const before = codeHash(pid);
+    target.child.stdin!.write('hot\n');
+    const turn = async (what: string) => {
+      // Each of them gets 10 ms of one of two threads before it waits again.
+      t.ok(await target.advances(), `${what}: works on`);
+      t.ok(await target.advances(), `${what}: and on`);
+    };
+    await turn('at first');
+    for (let cycle = 1; cycle <= 5; cycle++) {
+      t.same(await lab.attach(pid, lab.bpf('probe'), 'uprobe/main.leaf'), fine, 'on');
+      await turn(`cycle ${cycle}, on`);
+      const { entry, return: returned } = hitsOf(lab, pid, 'uprobe/main.leaf');
+      t.ok(entry > 0 && returned > 0, `cycle ${cycle}: counts`);
+      t.same(await lab.detach(pid, 'uprobe/main.leaf'), fine, 'off');
+      await sameCode(t, pid, before, `cycle ${cycle}`);
+      await turn(`cycle ${cycle}, off`);
+    }
+    t.notMatch(target.text, /WRONG|panic|fatal|signal/, 'no result was ever wrong');
+  });
+});

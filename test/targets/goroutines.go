@@ -6,8 +6,9 @@
 // leaf functions that check no stack, preemption by signals.
 //
 // Usage: goroutines [N]. Commands on stdin: `start` lets N goroutines work, `stop` waits until every
-// one of them is idle, `counts` prints `counts NAME=N ...`, `quit` ends. While it works it prints
-// `round N`. A wrong result prints WRONG and ends with 1.
+// one of them is idle, `counts` prints `counts NAME=N ...`, `hot` lets N goroutines call one function
+// for ever, `quit` ends. While it works it prints `round N`. A wrong result prints WRONG and ends
+// with 1.
 package main
 
 import (
@@ -23,7 +24,7 @@ import (
 	"time"
 )
 
-// Calls made of each function, counted by their callers.
+// Calls made of each function, counted where they are made.
 var calls struct {
 	grow, leaf, sum, manyArgs, deferred, recovered, thrower, method, big, pair, closure atomic.Int64
 }
@@ -146,6 +147,27 @@ func spin(n int) (x int) {
 	return x
 }
 
+// Off its thread only by preemption, and often inside of leaf: with many of these, some are always
+// waiting in the middle of leaf.
+func hot(id int) {
+	mixed := uint32(id + 1)
+	for n := 0; ; n++ {
+		for i := 0; i < 100_000; i++ {
+			if leaf(id, i) != id*3+i {
+				check(false, "hot leaf")
+			}
+			for j := 0; j < 16; j++ {
+				mixed ^= mixed << 13
+				mixed ^= mixed >> 17
+			}
+		}
+		if id == 0 {
+			fmt.Println("round", rounds.Add(1))
+		}
+		check(mixed != 0, "hot")
+	}
+}
+
 func check(ok bool, what string) {
 	if !ok {
 		fmt.Println("WRONG", what)
@@ -171,7 +193,7 @@ func work(seed int) {
 	check(recovered(5) == 5, "recovered")
 	check(nilRecovered(), "nil dereference")
 	calls.method.Add(1)
-	calls.grow.Add(2)
+	calls.grow.Add(1)
 	t := &thing{n: seed}
 	check(t.Method(3) == seed+3+grow0(1, 3), "Method")
 	calls.pair.Add(1)
@@ -323,6 +345,10 @@ func main() {
 			running.Store(false)
 			<-stopped
 			fmt.Println("stopped")
+		case "hot":
+			for id := 0; id < goroutines; id++ {
+				go hot(id)
+			}
 		case "counts":
 			printCounts()
 		case "quit":

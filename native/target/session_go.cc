@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT
+// Session, what Go code needs besides: agent stacks for programs, and a way for goroutines that
+// were preempted inside a window to find its copy. docs/adr/0011-go.md.
+#include <sys/mman.h>
+#include <time.h>
+
+#include <algorithm>
+
+#include "../rewrite/go_prologue.h"
+#include "../rewrite/trampoline.h"
+#include "session.h"
+#include "session_parts.h"
+#include "stopped_process.h"
+
+namespace bpftime::target {
+
+namespace {
+
+constexpr uint64_t kResumeBytesMax = 256;  // of agent_go_resume, a leaf of two dozen instructions
+constexpr int kResumeAttempts = 200;
+constexpr long kResumePauseNs = 50'000;
+
+}  // namespace
+
+Result<void> Session::ensure_go(const SiteRequest& request) {
+  if (go_pool_ != 0) return {};
+  Result<Function> morestack = decode(request.go_morestack, request.go_morestack_size);
+  if (!morestack) return morestack.error();
+  const Result<int32_t> offset = rewrite::go_tls_offset(
+      morestack->view,
+      [this](uint64_t at, void* out, size_t size) { return get(at, out, size).ok(); });
+  if (!offset) return offset.error();
+  constexpr uint64_t kPoolBytes = uint64_t{rewrite::kGoStackCount} << rewrite::kGoStackShift;
+  constexpr uint64_t kTableBytes = sizeof(go_resume) * GO_RESUMES_MAX;
+  std::vector<MapWant> wants;
+  wants.push_back(MapWant::anon(kPoolBytes, PROT_READ | PROT_WRITE, MAP_NORESERVE));
+  wants.push_back(MapWant::anon(kTableBytes, PROT_READ, MAP_NORESERVE));
+  const Result<void> mapped = map_all(&wants);
+  if (!mapped) return mapped;
+  // leave() takes them out together with what failed steps left.
+  for (const MapWant& want : wants) {
+    orphans_.emplace_back(want.addr, want.addr + want.request.bytes);
+  }
+  go_offset_ = offset.value();
+  go_resumes_ = wants[1].addr;
+  go_pool_ = wants[0].addr + (1u << rewrite::kGoStackShift) - rewrite::kGoStackTop;
+  const uint64_t state = agent_ + header_.state_off;
+  return put(state + offsetof(agent_state, go_resumes), &go_resumes_, sizeof go_resumes_);
+}
+
+rewrite::GoStack Session::go_stack(const Arena& arena, bool has_room) const {
+  rewrite::GoStack go;
+  go.pool_slot = arena.base + kGoPoolSlot;
+  go.g_offset = go_offset_;
+  go.has_rdpid = has_rdpid();
+  go.has_room = has_room;
+  return go;
+}
+
+// Every instruction boundary inside of a window that is on after these changes. A stack check has
+// none that a goroutine could be preempted at.
+Result<void> Session::write_go_resumes(const std::vector<Change>& changes) const {
+  if (go_pool_ == 0) return {};
+  std::map<const Patch*, bool> changed;
+  for (const Change& change : changes) {
+    for (const ChangeStep& step : change.steps) changed[step.patch] = step.body != 0;
+  }
+  std::vector<go_resume> all;
+  for (const auto& [site, patch] : patches_) {
+    if (!patch->is_go || patch->plan.behind_check) continue;
+    const auto it = changed.find(patch);
+    if (!(it != changed.end() ? it->second : patch->on)) continue;
+    for (const rewrite::PcPair& pair : patch->pc_map) {
+      if (pair.old_off != 0 && pair.old_off < patch->plan.window) {
+        all.push_back({site + pair.old_off, patch->copy + pair.new_off});
+      }
+    }
+  }
+  if (all.size() > GO_RESUMES_MAX) return fail(ENOSPC, "too many places of Go code are diverted");
+  std::sort(all.begin(), all.end(),
+            [](const go_resume& a, const go_resume& b) { return a.pc < b.pc; });
+  const uint64_t count = all.size();
+  if (count != 0) {
+    const Result<void> wrote = put(go_resumes_, all.data(), count * sizeof(go_resume));
+    if (!wrote) return wrote;
+  }
+  const uint64_t state = agent_ + header_.state_off;
+  return put(state + offsetof(agent_state, go_resume_count), &count, sizeof count);
+}
+
+// True while a thread has perhaps looked its goroutine's address up already, or is past the place
+// where it would: between the end of runtime.asyncPreempt and its return.
+bool Session::is_go_resuming(StoppedProcess* process) const {
+  std::vector<std::pair<uint64_t, uint64_t>> ranges;
+  for (const auto& [addr, site] : sites_) {
+    const auto& hooks = site->request.hooks;
+    if (hooks.empty() || hooks.front().kind != HookKind::kGoResume) continue;
+    const uint64_t look_up = agent_fn(header_.go_resume);
+    ranges.emplace_back(look_up, look_up + kResumeBytesMax);
+    for (const Patch* patch : site->patches()) {
+      ranges.emplace_back(patch->plan.site, patch->plan.site + patch->plan.window);
+      ranges.emplace_back(patch->head, patch->head + rewrite::kHeadBytes);
+      ranges.emplace_back(patch->copy, patch->copy + patch->copy_bytes.size());
+      ranges.emplace_back(patch->body, patch->body + patch->body_bytes);
+    }
+  }
+  if (ranges.empty()) return false;
+  const auto inside = [&](uint64_t pc) {
+    return std::any_of(ranges.begin(), ranges.end(), [pc](const auto& range) {
+      return pc >= range.first && pc < range.second;
+    });
+  };
+  for (const StoppedProcess::Thread& thread : process->threads()) {
+    if (inside(thread.regs.rip)) return true;
+  }
+  return !process->interrupted_at(ranges).empty();
+}
+
+// Stops all threads at a moment when the table of displaced instructions may change.
+Result<std::unique_ptr<StoppedProcess>> Session::stop_for_commit() const {
+  for (int attempt = 0;; ++attempt) {
+    auto stopped = StoppedProcess::stop(pid_);
+    if (!stopped) return stopped;
+    StoppedProcess* process = stopped.value().get();
+    process->know(regions_, main_stack_);
+    if (go_pool_ == 0) return stopped;
+    process->look_no_further_than(kGoStackScanBytes);
+    if (!is_go_resuming(process)) return stopped;
+    if (attempt == kResumeAttempts) return fail(EBUSY, "goroutines are preempted all the time");
+    stopped.value()->release();
+    const timespec pause{0, kResumePauseNs};
+    nanosleep(&pause, nullptr);
+  }
+}
+
+}  // namespace bpftime::target

@@ -1,0 +1,32 @@
+// What Go code needs of a site: where its runtime keeps the current goroutine, and that goroutines
+// which were preempted inside of displaced bytes find their copy (docs/adr/0011-go.md).
+import type { SiteWish } from '../native.js';
+import type { GoRuntime, Place } from '../symbols/resolve.js';
+
+/** The part of a site's wish that tells native about Go. */
+export function goPartOf(place: Place): Pick<SiteWish, 'goMorestack' | 'goMorestackSize'> {
+  if (!place.go) return {};
+  const { addr, size } = place.go.morestack;
+  return { goMorestack: addr, goMorestackSize: size };
+}
+
+/** The agent's site at the end of runtime.asyncPreempt; undefined for runtimes without it. */
+export function resumeWish(go: GoRuntime): SiteWish | undefined {
+  if (!go.asyncPreempt) return undefined;
+  const { addr, size } = go.asyncPreempt;
+  const hook = { hookId: 0, progId: 0, resumesGo: true, onReturn: true, enabled: true, cookie: 0n };
+  return { addr, functionAddr: addr, functionSize: size, exitForm: 'ret', hooks: [hook] };
+}
+
+const REFUSED: Record<string, string> = {
+  'runtime.goexit': 'each goroutine returns to its second byte in the end',
+  'runtime.asyncPreempt': 'preempted goroutines go on there, and we see to it that they can',
+};
+
+/** Why a function of Go's runtime takes no probe, or undefined when it does. */
+export function goRefusal(names: readonly string[]): string | undefined {
+  return names
+    .map((name) => name.replace(/\.abi0$/, ''))
+    .map((name) => (Object.hasOwn(REFUSED, name) ? REFUSED[name] : undefined))
+    .find((reason) => reason !== undefined);
+}
