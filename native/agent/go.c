@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Goroutines that were preempted inside of what has since become a jump. Go's runtime keeps their
  * program counter on their stack, where it must stay as it is: it is walked by the collector and by
- * tracebacks. When such a goroutine goes on, runtime.asyncPreempt returns to that address; this runs
- * in front of that `ret`. Same rules as agent.c; the stack has about 200 bytes left here. */
+ * tracebacks. When such a goroutine goes on, runtime.asyncPreempt returns to that address; this
+ * runs in front of that `ret`. Same rules as agent.c; the stack has about 200 bytes left here. */
 #include "../abi/agent.h"
 
 extern struct agent_state agent_state __attribute__((visibility("hidden")));

@@ -2,10 +2,10 @@
 // Where a function that the Go compiler made can be diverted, and what must not be moved.
 //
 // Go preempts a goroutine at almost any instruction and keeps its program counter on its stack
-// until it goes on, perhaps on another thread and much later; only the stack check at the start of a
-// function is never interrupted so. That check also calls the function again after the stack grew.
-// Hence: the window of a function that checks its stack is the check itself, and programs run behind
-// the moved check, once per call. docs/adr/0011-go.md has the whole reasoning.
+// until it goes on, perhaps on another thread and much later; only the stack check at the start of
+// a function is never interrupted so. That check also calls the function again after the stack
+// grew. Hence: the window of a function that checks its stack is the check itself, and programs run
+// behind the moved check, once per call. docs/adr/0010-go.md has the whole reasoning.
 #pragma once
 
 #include "site_plan.h"

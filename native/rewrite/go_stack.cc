@@ -63,7 +63,7 @@ void find_stack(CodeBuffer* code, const GoStack& go) {
   code->put({0x25});  // and eax, count - 1
   code->put_u32(kGoStackCount - 1);
   code->put({0x89, 0xc1, 0x48, 0xc1, 0xe1, static_cast<int>(kGoStackShift)});  // rcx = rax << n
-  code->put({0x48, 0x03, 0x0d});                                              // add rcx, [rip+slot]
+  code->put({0x48, 0x03, 0x0d});  // add rcx, [rip+slot]
   code->put_rel32(go.pool_slot);
   code->put({0xf0, 0x0f, 0xba, 0x29, 0x00});  // lock bts dword [rcx], 0
   code->put({0x73, 0x06});                    // jnc: ours

@@ -36,8 +36,8 @@ struct GoStack {
   bool is_flags_live = true;  // else flags may change
 };
 
-/// Leaves the stack. Afterwards rsp is the frame; ax and cx are stored in it and free, so are flags;
-/// all other registers are as they were.
+/// Leaves the stack. Afterwards rsp is the frame; ax and cx are stored in it and free, so are
+/// flags; all other registers are as they were.
 void put_go_enter(CodeBuffer* code, const GoStack& go);
 
 /// Goes back; takes ax and cx from the frame. All other registers must be right already.

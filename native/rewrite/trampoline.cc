@@ -298,8 +298,8 @@ class Builder {
     move_rsp(static_cast<int32_t>(kFrame));
   }
 
-  // Flags are dead behind a stack check. Elsewhere they may not be: the runtime makes goroutines call
-  // runtime.asyncPreempt wherever they are.
+  // Flags are dead behind a stack check. Elsewhere they may not be: the runtime makes goroutines
+  // call runtime.asyncPreempt wherever they are.
   [[nodiscard]] bool keeps_go_flags() const { return !spec_.go->has_room; }
 
   // rax = the flags as programs see them. The five that lahf does not give are as always.
@@ -309,9 +309,9 @@ class Builder {
       return;
     }
     load(0, kGoFlags);
-    code_.put({0x0f, 0xb6, 0xc8, 0xc1, 0xe1, 0x0b});        // movzx ecx, al; shl ecx, 11
-    code_.put({0x0f, 0xb6, 0xc4, 0x09, 0xc8});              // movzx eax, ah; or eax, ecx
-    code_.put({0x0d, 0x02, 0x02, 0x00, 0x00});              // or eax, 0x202
+    code_.put({0x0f, 0xb6, 0xc8, 0xc1, 0xe1, 0x0b});  // movzx ecx, al; shl ecx, 11
+    code_.put({0x0f, 0xb6, 0xc4, 0x09, 0xc8});        // movzx eax, ah; or eax, ecx
+    code_.put({0x0d, 0x02, 0x02, 0x00, 0x00});        // or eax, 0x202
   }
 
   void entry_half() {

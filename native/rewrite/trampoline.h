@@ -6,9 +6,9 @@
 //                                  body: frame, counters, program calls, then on to the copy
 // The body saves what a call may clobber (nine general registers) and of struct pt_regs only the
 // words that some program reads; vector and x87 state is never touched because nothing that runs
-// there uses it (but see go_stack.h). At a function's entry flags are dead; elsewhere the red zone is stepped over and
-// flags are kept. Returns are caught where the function's `ret`s stand (exit_plan.h), else by the
-// balanced hijack; see docs/adr/0003-return-probe.md.
+// there uses it (but see go_stack.h). At a function's entry flags are dead; elsewhere the red zone
+// is stepped over and flags are kept. Returns are caught where the function's `ret`s stand
+// (exit_plan.h), else by the balanced hijack; see docs/adr/0003-return-probe.md.
 #pragma once
 
 #include <cstdint>

@@ -61,7 +61,8 @@ struct SiteRequest {
   ExitForm exit_form = ExitForm::kNone;  // for hooks on return
   // Calls that are under way end with the programs that they began with, also when those go.
   bool lets_finish = false;
-  // Of Go code: the extent of runtime.morestack, which shows where the runtime keeps `g`. 0: not Go.
+  // Of Go code: the extent of runtime.morestack, which shows where the runtime keeps `g`. 0: not
+  // Go.
   uint64_t go_morestack = 0;
   uint32_t go_morestack_size = 0;
   std::vector<HookRequest> hooks;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Session, what Go code needs besides: agent stacks for programs, and a way for goroutines that
-// were preempted inside a window to find its copy. docs/adr/0011-go.md.
+// were preempted inside a window to find its copy. docs/adr/0010-go.md.
 #include <sys/mman.h>
 #include <time.h>
 
@@ -106,9 +106,8 @@ bool Session::is_go_resuming(StoppedProcess* process) const {
   }
   if (ranges.empty()) return false;
   const auto inside = [&](uint64_t pc) {
-    return std::any_of(ranges.begin(), ranges.end(), [pc](const auto& range) {
-      return pc >= range.first && pc < range.second;
-    });
+    return std::any_of(ranges.begin(), ranges.end(),
+                       [pc](const auto& range) { return pc >= range.first && pc < range.second; });
   };
   for (const StoppedProcess::Thread& thread : process->threads()) {
     if (inside(thread.regs.rip)) return true;

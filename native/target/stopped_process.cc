@@ -266,7 +266,7 @@ std::vector<uint64_t> StoppedProcess::code_pointers(
     Thread at = threads_.front();
     at.regs.rsp = sp;
     const uint64_t from = (sp - kRedZoneBytes) & ~uint64_t{7};
-    const uint64_t end = std::min(stack_end(at), from + kStackScanBytesMax);
+    const uint64_t end = std::min(stack_end(at), from + scan_bytes_max_);
     words.resize(end > from ? (end - from) / 8 : 0);
     const iovec local{words.data(), words.size() * 8};
     const iovec remote{reinterpret_cast<void*>(from), words.size() * 8};

@@ -1,5 +1,5 @@
 // What Go code needs of a site: where its runtime keeps the current goroutine, and that goroutines
-// which were preempted inside of displaced bytes find their copy (docs/adr/0011-go.md).
+// which were preempted inside of displaced bytes find their copy (docs/adr/0010-go.md).
 import type { SiteWish } from '../native.js';
 import type { GoRuntime, Place } from '../symbols/resolve.js';
 

@@ -63,7 +63,7 @@ const COUNTED = {
   deferred: 'all',
   recovered: 'all',
   thrower: 'none', // leaves by a panic, always
-  'big': 'all',
+  big: 'all',
   pair: 'all',
   closure: 'all',
 } as const;
@@ -183,14 +183,44 @@ await t.test('goroutines preempted inside of what becomes a jump go on', async (
     };
     await turn('at first');
     for (let cycle = 1; cycle <= 5; cycle++) {
-      t.same(await lab.attach(pid, lab.bpf('probe'), 'uprobe/main.leaf'), fine, 'on');
+      t.same(await lab.attach(pid, lab.bpf('probe'), 'uprobe/main.root'), fine, 'on');
       await turn(`cycle ${cycle}, on`);
-      const { entry, return: returned } = hitsOf(lab, pid, 'uprobe/main.leaf');
+      const { entry, return: returned } = hitsOf(lab, pid, 'uprobe/main.root');
       t.ok(entry > 0 && returned > 0, `cycle ${cycle}: counts`);
-      t.same(await lab.detach(pid, 'uprobe/main.leaf'), fine, 'off');
+      t.same(await lab.detach(pid, 'uprobe/main.root'), fine, 'off');
       await sameCode(t, pid, before, `cycle ${cycle}`);
       await turn(`cycle ${cycle}, off`);
     }
     t.notMatch(target.text, /WRONG|panic|fatal|signal/, 'no result was ever wrong');
+  });
+});
+
+await t.test('places inside of functions', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = lab.start(lab.build('goroutines.go'), ['500']);
+    const { pid } = target;
+    t.ok(await target.says(/ready/));
+    const before = codeHash(pid);
+    const places: string[] = [];
+    for (const name of ['deferred', 'recovered', 'grow', 'work', 'leaf']) {
+      const { out } = await lab.sh(`cat ${lab.proc(pid, 'disasm', `main.${name}`)}`);
+      const offsets = [...out.matchAll(/<\+(\d+)>/g)].map((match) => match[1]);
+      const chosen = offsets.filter((_, i) => i > 0 && i % 6 === 0);
+      places.push(...chosen.map((offset) => `main.${name}+${offset}`));
+    }
+    const taken: string[] = [];
+    for (const place of places) {
+      const put = await lab.attach(pid, lab.bpf('entry'), `uprobe/${place}`);
+      if (put.code === 0) taken.push(place);
+    }
+    t.comment(`${taken.length} of ${places.length} places`);
+    t.ok(taken.length > places.length / 2, 'most places take a probe');
+    await works(t, target, 5);
+    const seen = taken.filter((place) => lab.hits(pid, `uprobe/${place}`) > 0);
+    t.ok(seen.length > taken.length / 2, 'most are hit');
+    for (const place of taken) t.same(await lab.detach(pid, `uprobe/${place}`), fine);
+    await sameCode(t, pid, before, 'in the end');
+    await works(t, target, 2);
+    t.notMatch(target.text, /WRONG|panic|fatal/, 'no result was ever wrong');
   });
 });
