@@ -62,5 +62,9 @@ export const SYSCALL_SCAN_MAX_BYTES = 16 * 1024 * 1024;
 export const GUARD_ATTEMPTS = 5;
 export const GUARD_RETRY_MS = 2;
 
+/** Attempts to adopt a process while the tracer of its killed daemon ends its job, and between. */
+export const ADOPT_ATTEMPTS = 40;
+export const ADOPT_RETRY_MS = 50;
+
 /** Rounds in which a daemon that ends tries to detach from everything, LEAVE_RETRY_MS apart. */
 export const DETACH_ALL_ATTEMPTS = 25;

@@ -156,6 +156,8 @@ export interface NativeBpf {
     bytes: Buffer;
     /** An object whose maps it goes on with, where they are of one make (native/bpf/loader.h). */
     replaces?: number;
+    /** Maps that were made for these very bytes: all that fit are its own. */
+    adopts?: number[];
   }): Promise<BpfObjectInfo>;
   /** Drops the daemon's references; maps and programs live on while a hook uses them. */
   bpfUnload(objectId: number): void;
@@ -240,6 +242,22 @@ export interface HookCounters {
   sampledTicks: bigint;
 }
 
+/** Where bytes lie in a journal. */
+export type KeptBytes = { at: number; size: number };
+
+/** A session that another daemon began; ids of programs are that daemon's until targetBind. */
+export interface AdoptedSession {
+  session: number;
+  logMapId: number;
+  enterNs: number;
+  /** False: its maps may not be opened, or another build made it. It can only be taken out. */
+  canKeep: boolean;
+  guardArmed: boolean;
+  notes: Buffer;
+  maps: { former: number; id: number }[];
+  sites: SiteWish[];
+}
+
 /** Entering processes and changing their code. */
 export interface NativeTarget {
   /**
@@ -294,6 +312,21 @@ export interface NativeTarget {
   targetForget(session: number): Promise<void>;
   /** Rejects with ESRCH or ESTALE when the process is no longer the one that was entered. */
   targetCheck(session: number): Promise<void>;
+  /** Whose session is in a process, and whether that daemon lives; undefined: nobody's. */
+  targetOwner(pid: number): Promise<{ daemon: number; alive: boolean } | undefined>;
+  /**
+   * Goes on with the session of a daemon that was killed; its last change is made (again). Rejects
+   * with ENOENT (there is none), EBUSY (its daemon or another tracer is there), EINVAL, EACCES,
+   * ESTALE (its journal cannot be believed).
+   */
+  targetAdopt(pid: number): Promise<AdoptedSession>;
+  /** Says which programs were loaded again as which. ENOEXEC: they are not what runs there. */
+  targetBind(session: number, programs: { former: number; id: number }[]): Promise<void>;
+  /** What the next daemon shall find; see src/attach/notes.ts. */
+  targetSetNotes(session: number, notes: Buffer): Promise<void>;
+  targetKeepBytes(session: number, bytes: Buffer): Promise<KeptBytes>;
+  targetDropBytes(session: number, kept: KeptBytes): Promise<void>;
+  targetKeptBytes(session: number, kept: KeptBytes): Promise<Buffer>;
   targetCounters(session: number): Promise<HookCounters[]>;
   targetPatches(session: number): Promise<PatchInfo[]>;
   /** TSC ticks per nanosecond, measured since the addon was loaded. */

@@ -83,6 +83,9 @@ struct agent_state {
   struct load_gate *gate; /* shared with the daemon; null until something waits for a module */
   const struct go_resume *go_resumes;
   u64 go_resume_count;
+  /* Who is here, before a journal says so: see JournalOwner in native/target/journal.h. */
+  u64 owner_start;
+  s32 owner_tracer, owner_daemon;
 };
 
 /* How a process that loads or unloads modules lets the daemon put its probes in before any code of
@@ -110,11 +113,18 @@ struct go_resume {
 #define GO_RESUMES_MAX (1u << 18)
 
 /* One request of map_batch, executed in order by the stopped thread. */
-enum map_op { MAP_OP_FD = 1, MAP_OP_ANON = 2, MAP_OP_UNMAP = 3, MAP_OP_WIPE_ON_FORK = 4 };
+enum map_op {
+  MAP_OP_FD = 1,
+  MAP_OP_ANON = 2,
+  MAP_OP_UNMAP = 3,
+  MAP_OP_WIPE_ON_FORK = 4,
+  MAP_OP_DONT_FORK = 5,
+};
 struct map_request {
   u32 op;       /* enum map_op */
   u32 fd_index; /* MAP_OP_FD: which received descriptor */
-  u64 addr;     /* wanted address, 0 = any; UNMAP, WIPE_ON_FORK: which */
+  u64 addr;     /* wanted address, 0 = any; UNMAP, WIPE_ON_FORK, DONT_FORK: which (0: what the
+                   request before this one has mapped) */
   u64 bytes;
   u32 prot;
   u32 flags;  /* mmap flags */

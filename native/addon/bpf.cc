@@ -157,6 +157,15 @@ Napi::Value bpf_load(const Napi::CallbackInfo& info) {
     const auto it = objects().find(replaces.As<Napi::Number>().Uint32Value());
     if (it != objects().end()) former.maps = it->second.maps;
   }
+  const Napi::Value adopts = get(request.As<Napi::Object>(), "adopts");
+  if (adopts.IsArray()) {
+    const auto ids = adopts.As<Napi::Array>();
+    former.same_file = true;
+    for (uint32_t i = 0; i < ids.Length(); i++) {
+      auto map = find_map(ids.Get(i).Unwrap().As<Napi::Number>().Uint32Value());
+      if (map != nullptr) former.maps.push_back(std::move(map));
+    }
+  }
   auto* worker =
       new LoadWorker(env, name.As<Napi::String>().Utf8Value(),
                      {buffer.Data(), buffer.Data() + buffer.Length()}, std::move(former));

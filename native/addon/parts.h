@@ -12,6 +12,7 @@ void init_fuse(Napi::Env env, Napi::Object exports);
 void init_bpf(Napi::Env env, Napi::Object exports);
 void init_events(Napi::Env env, Napi::Object exports);
 void init_symbols(Napi::Env env, Napi::Object exports);
+void init_adopt(Napi::Env env, Napi::Object exports);
 void init_target(Napi::Env env, Napi::Object exports);
 
 /// An Error with `code` (errno name), `reason` and optionally `log`: NativeError in src/native.ts.

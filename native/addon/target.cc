@@ -11,6 +11,7 @@
 #include "../target/remote_thread.h"
 #include "../target/tracer_thread.h"
 #include "parts.h"
+#include "target_job.h"
 
 namespace bpftime::addon {
 
@@ -24,70 +25,6 @@ using target::PatchInfo;
 using target::Session;
 using target::SiteRequest;
 using target::TracerThread;
-
-TracerThread& tracer() {
-  static TracerThread thread;
-  return thread;
-}
-
-// One job's way back: filled in on the tracer thread, settled on the JavaScript thread.
-struct Answer {
-  Failure failure{0, nullptr};
-  uint64_t site = 0;
-  std::function<Napi::Value(Napi::Env)> value;
-};
-
-Napi::Promise run(Napi::Env env, std::function<void(Answer*)> job) {
-  auto deferred = Napi::Promise::Deferred::New(env);
-  auto back = Napi::ThreadSafeFunction::New(env, Napi::Function(), "target", 0, 1);
-  tracer().post([job = std::move(job), back, deferred]() mutable {
-    auto* answer = new Answer;
-    job(answer);
-    back.BlockingCall(answer, [deferred](Napi::Env env, Napi::Function, Answer* done) {
-      const std::unique_ptr<Answer> owned(done);
-      if (owned->failure.errnum != 0) {
-        Napi::Error error = make_error(env, owned->failure);
-        if (owned->site != 0) {
-          error.Value().Set("site", Napi::BigInt::New(env, owned->site));
-        }
-        deferred.Reject(error.Value());
-      } else {
-        deferred.Resolve(owned->value ? owned->value(env) : env.Undefined());
-      }
-    });
-    back.Release();
-  });
-  return deferred.Promise();
-}
-
-template <typename T>
-bool settle(const Result<T>& result, Answer* answer) {
-  if (!result) answer->failure = result.error();
-  return result.ok();
-}
-
-Session* session_of(uint32_t id, Answer* answer) {
-  Session* session = tracer().find(id);
-  if (session == nullptr) answer->failure = fail(ESRCH, "no such session");
-  return session;
-}
-
-Napi::Value get(const Napi::Object& object, const char* name) {
-  return object.Get(name).UnwrapOr(object.Env().Undefined());
-}
-uint32_t get_u32(const Napi::Object& object, const char* name) {
-  const Napi::Value value = get(object, name);
-  return value.IsNumber() ? value.As<Napi::Number>().Uint32Value() : 0;
-}
-uint64_t get_u64(const Napi::Object& object, const char* name) {
-  const Napi::Value value = get(object, name);
-  bool lossless = false;
-  return value.IsBigInt() ? value.As<Napi::BigInt>().Uint64Value(&lossless) : 0;
-}
-bool get_bool(const Napi::Object& object, const char* name) {
-  const Napi::Value value = get(object, name);
-  return value.IsBoolean() && value.As<Napi::Boolean>().Value();
-}
 
 Napi::Value target_enter(const Napi::CallbackInfo& info) {
   const auto pid = static_cast<pid_t>(info[0].As<Napi::Number>().Int32Value());

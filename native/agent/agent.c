@@ -81,6 +81,11 @@ static long run_request(struct map_batch* batch, const struct map_request* reque
       return rt_syscall6(__NR_munmap, (u64)request->addr, (u64)request->bytes, 0, 0, 0, 0);
     case MAP_OP_WIPE_ON_FORK:
       return rt_syscall6(__NR_madvise, (u64)request->addr, (u64)request->bytes, 18, 0, 0, 0);
+    case MAP_OP_DONT_FORK: {
+      const u64 addr = request->addr != 0 || request == batch->requests ? request->addr
+                                                                        : (u64)request[-1].result;
+      return rt_syscall6(__NR_madvise, addr, (u64)request->bytes, 10, 0, 0, 0);
+    }
     default:
       return -22; /* EINVAL */
   }

@@ -127,8 +127,8 @@ Result<LoadedObject> collect(bpf_object* object, std::vector<DeclaredMap>* decla
     std::shared_ptr<MapObject> ours = map_of_fd(bpf_map__fd(one.map));
     if (ours == nullptr) continue;  // not created, e.g. an empty section
     const auto& kept = former.maps;
-    // Others are looking at a map that was there before.
-    if (std::find(kept.begin(), kept.end(), ours) == kept.end()) {
+    // Others are looking at a map that was there before, unless its object is only coming back.
+    if (former.same_file || std::find(kept.begin(), kept.end(), ours) == kept.end()) {
       ours->name = bpf_map__name(one.map);
       if (is_record_map(one.map)) ours->btf_value_type = one.types.value;
       ours->initial = std::move(one.initial);

@@ -189,7 +189,9 @@ uint32_t possible_cpu_count() {
   return count;
 }
 
-Result<std::shared_ptr<MapObject>> create_map(const MapSpec& spec) {
+namespace {
+
+Result<std::shared_ptr<MapObject>> lay_out(const MapSpec& spec) {
   prepare_runtime();
   auto map = std::make_shared<MapObject>();
   vm_map& view = map->view;
@@ -201,25 +203,54 @@ Result<std::shared_ptr<MapObject>> create_map(const MapSpec& spec) {
   view.cpu_count = possible_cpu_count();
   const int refused = rt_map_layout(&view);
   if (refused != 0) return fail(-refused, "no such map type, size or flag");
-  Result<ScopedFd> storage = make_memfd("bpftime_map", false);
-  if (!storage) return storage.error();
-  if (ftruncate(storage->get(), static_cast<off_t>(view.storage_bytes)) != 0) {
-    return fail(ENOMEM, "no memory for the map");
-  }
-  fcntl(storage->get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
-  void* base = mmap(nullptr, view.storage_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                    storage->get(), 0);
-  if (base == MAP_FAILED) return fail(ENOMEM, "no address space for the map");
-  view.base = static_cast<u8*>(base);
-  map->storage = std::move(*storage);
   map->name = spec.name;
   map->btf = spec.btf;
   map->btf_key_type = spec.btf_key_type;
   map->btf_value_type = spec.btf_value_type;
-  map->id = view.id = reserve_id(ObjectKind::kMap);
-  rt_map_init(&view);
-  register_object({ObjectKind::kMap, map->id}, map->storage.get(), map);
   return map;
+}
+
+Result<void> map_storage(MapObject* map, ScopedFd storage) {
+  void* base = mmap(nullptr, map->view.storage_bytes, PROT_READ | PROT_WRITE,
+                    MAP_SHARED | MAP_NORESERVE, storage.get(), 0);
+  if (base == MAP_FAILED) return fail(ENOMEM, "no address space for the map");
+  map->view.base = static_cast<u8*>(base);
+  map->storage = std::move(storage);
+  map->id = map->view.id = reserve_id(ObjectKind::kMap);
+  return {};
+}
+
+}  // namespace
+
+Result<std::shared_ptr<MapObject>> create_map(const MapSpec& spec) {
+  Result<std::shared_ptr<MapObject>> laid_out = lay_out(spec);
+  if (!laid_out) return laid_out;
+  const std::shared_ptr<MapObject>& map = *laid_out;
+  Result<ScopedFd> storage = make_memfd("bpftime_map", false);
+  if (!storage) return storage.error();
+  if (ftruncate(storage->get(), static_cast<off_t>(map->view.storage_bytes)) != 0) {
+    return fail(ENOMEM, "no memory for the map");
+  }
+  fcntl(storage->get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+  const Result<void> mapped = map_storage(map.get(), std::move(*storage));
+  if (!mapped) return mapped.error();
+  rt_map_init(&map->view);
+  register_object({ObjectKind::kMap, map->id}, map->storage.get(), map);
+  return laid_out;
+}
+
+Result<std::shared_ptr<MapObject>> adopt_map(const MapSpec& spec, ScopedFd storage) {
+  Result<std::shared_ptr<MapObject>> laid_out = lay_out(spec);
+  if (!laid_out) return laid_out;
+  const std::shared_ptr<MapObject>& map = *laid_out;
+  const off_t size = lseek(storage.get(), 0, SEEK_END);
+  if (size < 0 || static_cast<uint64_t>(size) != map->view.storage_bytes) {
+    return fail(EINVAL, "the map's storage is of another size");
+  }
+  const Result<void> mapped = map_storage(map.get(), std::move(storage));
+  if (!mapped) return mapped.error();
+  register_object({ObjectKind::kMap, map->id}, map->storage.get(), map);
+  return laid_out;
 }
 
 Result<std::shared_ptr<ProgObject>> create_prog(const ProgSpec& spec, std::string& log) {

@@ -67,6 +67,10 @@ struct MapSpec {
 /// long as the pointer. EINVAL, E2BIG, ENOMEM.
 Result<std::shared_ptr<MapObject>> create_map(const MapSpec& spec);
 
+/// A map over storage that another daemon made for the same spec, with what is in it. EINVAL: it is
+/// of another size.
+Result<std::shared_ptr<MapObject>> adopt_map(const MapSpec& spec, ScopedFd storage);
+
 std::shared_ptr<MapObject> find_map(uint32_t id);
 std::shared_ptr<ProgObject> find_prog(uint32_t id);
 

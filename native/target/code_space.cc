@@ -49,4 +49,10 @@ void CodeSpace::give_back(uint64_t addr, uint64_t bytes) {
   free_[addr] = bytes;
 }
 
+uint64_t CodeSpace::free_at_end(uint64_t end) const {
+  if (free_.empty()) return 0;
+  const auto& [start, bytes] = *free_.rbegin();
+  return start + bytes == end ? bytes : 0;
+}
+
 }  // namespace bpftime::target

@@ -19,6 +19,8 @@ class CodeSpace {
   /// The inverse of take(), with the same size.
   void give_back(uint64_t addr, uint64_t bytes);
 
+  /// Free bytes just before `end`.
+  [[nodiscard]] uint64_t free_at_end(uint64_t end) const;
   [[nodiscard]] uint64_t free_bytes() const { return free_bytes_; }
 
  private:

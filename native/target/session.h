@@ -16,6 +16,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -28,6 +29,7 @@
 #include "../rewrite/exit_plan.h"
 #include "../rewrite/trampoline.h"
 #include "code_space.h"
+#include "journal.h"
 #include "load_watch.h"
 #include "proc_maps.h"
 
@@ -35,6 +37,14 @@ namespace bpftime::target {
 
 class RemoteThread;
 class StoppedProcess;
+struct ArenaState;
+struct HookState;
+struct LaneState;
+struct MapState;
+struct PatchState;
+struct SessionState;
+struct SiteState;
+struct StepState;
 
 // kGoResume: the exit of runtime.asyncPreempt, where preempted goroutines go on.
 // kSigaction: the site is a `mov $13, %eax` in front of a `syscall`, and the agent answers it.
@@ -102,6 +112,12 @@ class Session {
   /// `still_allowed` is asked when a thread stands still and nothing was changed: EACCES if not.
   static Result<std::unique_ptr<Session>> enter(pid_t pid,
                                                 const std::function<bool()>& still_allowed);
+  /// Goes on with the session that a killed daemon left in `pid`. ENOENT: there is none, EBUSY: its
+  /// daemon lives, EINVAL, EACCES, ESTALE: its journal cannot be believed. Sites are as they were;
+  /// programs and maps have the ids of the former daemon until bind().
+  static Result<std::unique_ptr<Session>> adopt(pid_t pid);
+  /// Whose session is in `pid`. ENOENT: nobody's.
+  static Result<JournalOwner> owner_of(pid_t pid);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -133,11 +149,30 @@ class Session {
   /// ESRCH when the process ended, ESTALE when it has become another program (exec).
   Result<void> check_alive() const;
 
+  /// False for an adopted session whose maps we may not open, or which another build made: all that
+  /// can be done is to take its hooks out.
+  [[nodiscard]] bool can_keep() const { return can_keep_; }
+  /// Former and present ids of the maps of an adopted session, except the log's.
+  [[nodiscard]] std::vector<std::pair<uint32_t, uint32_t>> adopted_maps() const;
+  /// Programs of an adopted session have been loaded again: former and present ids. ENOEXEC: they
+  /// are not, byte for byte, what runs in the target.
+  Result<void> bind(const std::vector<std::pair<uint32_t, uint32_t>>& programs);
+  [[nodiscard]] std::vector<SiteRequest> site_requests() const;
+
+  /// What the user of sessions wants to find when it is adopted: in the journal from now on.
+  void set_notes(std::vector<uint8_t> notes);
+  [[nodiscard]] const std::vector<uint8_t>& notes() const { return notes_; }
+  /// The same for bytes that are too many to be written at each change; where they are.
+  Result<uint64_t> keep_bytes(std::span<const uint8_t> bytes);
+  void drop_bytes(uint64_t off, uint64_t bytes);
+  Result<std::vector<uint8_t>> kept_bytes(uint64_t off, uint64_t bytes);
+
   [[nodiscard]] std::vector<HookCounters> counters() const;
   [[nodiscard]] std::vector<PatchInfo> patch_infos() const;
   [[nodiscard]] std::shared_ptr<MapObject> log_map() const { return log_; }
   [[nodiscard]] pid_t pid() const { return pid_; }
   [[nodiscard]] uint64_t enter_ns() const { return enter_ns_; }
+  [[nodiscard]] bool guard_armed() const { return guard_armed_; }
   [[nodiscard]] size_t site_count() const { return sites_.size(); }
 
  private:
@@ -245,6 +280,25 @@ class Session {
 
   explicit Session(pid_t pid) : pid_(pid) {}
   Result<void> open_handles();
+  Result<void> ensure_journal();
+  Result<SessionState> read_bare_agent() const;
+  static std::vector<LaneState> lane_states(const std::vector<Lane>& lanes);
+  static std::vector<Lane> restore_lanes(const std::vector<LaneState>& states);
+  static std::vector<HookState> hook_states(const std::vector<Hook>& hooks);
+  [[nodiscard]] SiteState site_state(const Site& site) const;
+  [[nodiscard]] SessionState state(const std::vector<Change>* changes) const;
+  void save(const std::vector<Change>* changes = nullptr) const;
+  Result<SessionState> read_journal();
+  Result<std::vector<uint8_t>> read_mapped_journal();
+  Result<void> restore(const SessionState& state);
+  Result<void> restore_map(const MapState& map, bool is_log);
+  Result<void> restore_arena(const ArenaState& state);
+  Result<std::unique_ptr<Patch>> restore_patch(const PatchState& state);
+  static std::vector<Hook> restore_hooks(const std::vector<HookState>& states);
+  Result<void> restore_site(const SiteState& state);
+  Result<ChangeStep> restore_step(Patch* patch, const StepState& state) const;
+  Result<void> redo(const SessionState& state);
+  static Result<std::shared_ptr<MapObject>> create_log();
   Result<void> install_agent(const std::function<bool()>& still_allowed);
   Result<void> map_agent(RemoteThread* thread);
   Result<void> complete_agent(RemoteThread* thread);
@@ -344,7 +398,14 @@ class Session {
   agent_header header_{};
   std::shared_ptr<MapObject> log_;
   std::vector<std::unique_ptr<Arena>> arenas_;
-  std::vector<std::pair<uint64_t, uint64_t>> orphans_;  // mapped by a step that then failed
+  std::vector<std::pair<uint64_t, uint64_t>> orphans_;      // mapped by a step that then failed
+  std::vector<std::pair<uint64_t, uint64_t>> former_code_;  // of a former daemon, without a name
+  std::unique_ptr<Journal> journal_;
+  uint64_t journal_page_ = 0;
+  std::vector<uint8_t> notes_;
+  bool can_keep_ = true;
+  std::vector<std::pair<uint32_t, std::shared_ptr<MapObject>>>
+      adopted_;  // by former id, until bound
   std::unordered_map<uint32_t, Image> images_;
   std::unordered_map<uint32_t, uint64_t> map_addrs_;  // by map id
   std::unordered_map<uint32_t, uint64_t> map_bytes_;

@@ -41,6 +41,7 @@ Result<ApplyReport> Session::apply(const std::vector<SiteRequest>& requests,
     if (!change) {
       *reason_site = request.addr;
       forget(&changes, requests);
+      save();
       return change.error();
     }
     changes.push_back(std::move(change.value()));
@@ -54,12 +55,14 @@ Result<ApplyReport> Session::apply(const std::vector<SiteRequest>& requests,
   Result<ApplyReport> done = commit(&changes);
   if (!done) {
     forget(&changes, requests);
+    save();
     return done;
   }
   taken_.clear();
   // A target that does not stop now has its memory recycled another time.
   const Result<uint64_t> pause_ns = recycle();
   if (pause_ns.ok()) done.value().recycle_pause_ns = pause_ns.value();
+  save();
   return done;
 }
 
@@ -111,6 +114,8 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
     const Result<void> chosen = choose_lanes(&change);
     if (!chosen) return chosen.error();
   }
+  // From here on whoever finds the process makes this change.
+  save(changes);
   if (std::none_of(changes->begin(), changes->end(), needs_stop)) return switch_bodies(changes);
   auto stopped = stop_for_commit();
   if (!stopped) return stopped.error();
@@ -293,7 +298,9 @@ std::vector<HookCounters> Session::counters() const {
     for (const Hook& hook : site->hooks) {
       HookCounters sum;
       sum.hook_id = hook.request.hook_id;
-      for (size_t cpu = 0; cpu < site->arena->stats_bytes >> kStatsCpuShift; ++cpu) {
+      const bool is_seen = site->arena->stats_view != nullptr;
+      const size_t cpus = is_seen ? site->arena->stats_bytes >> kStatsCpuShift : 0;
+      for (size_t cpu = 0; cpu < cpus; ++cpu) {
         hook_stats one{};
         memcpy(&one,
                site->arena->stats_view + (cpu << kStatsCpuShift) + hook.stat * sizeof(hook_stats),

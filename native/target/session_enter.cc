@@ -179,14 +179,17 @@ pid_t Session::any_thread() const {
   return pid_;
 }
 
+Result<std::shared_ptr<MapObject>> Session::create_log() {
+  return create_map(MapSpec{kBpfMapTypeRingbuf, 0, 0, kLogRingBytes, 0, "log"});
+}
+
 Result<void> Session::install_agent(const std::function<bool()>& still_allowed) {
   memcpy(&header_, bpftime_agent_blob, sizeof header_);
   if (header_.magic != AGENT_MAGIC || header_.version != AGENT_V1) {
     return fail(EIO, "the agent blob does not match the daemon");
   }
   agent_bytes_ = header_.data_off + header_.data_bytes;
-  Result<std::shared_ptr<MapObject>> log =
-      create_map(MapSpec{kBpfMapTypeRingbuf, 0, 0, kLogRingBytes, 0, "log"});
+  Result<std::shared_ptr<MapObject>> log = create_log();
   if (!log) return log.error();
   log_ = log.value();
   auto thread = RemoteThread::stop(pid_, pid_);
@@ -234,11 +237,23 @@ Result<void> Session::map_agent(RemoteThread* thread) {
 // that a child does not inherit.
 Result<void> Session::complete_agent(RemoteThread* thread) {
   if (map_addrs_.contains(log_->id)) return {};
+  const Result<void> journal = ensure_journal();
+  if (!journal) return journal;
   MapWant wants[] = {
       MapWant::wipe_on_fork(agent_ + header_.pid_page_off, sizeof(rt_pid_page)),
-      MapWant::shared(log_->storage.get(), log_->view.storage_bytes, PROT_READ | PROT_WRITE)};
+      MapWant::shared(log_->storage.get(), log_->view.storage_bytes, PROT_READ | PROT_WRITE),
+      // A child has its own life: it must not be taken for the process of this journal.
+      MapWant::shared(journal_->readable_fd(), ABI_PAGE_BYTES, PROT_READ),
+      MapWant::dont_fork(0, ABI_PAGE_BYTES)};
+  // From its first instant in the target on the journal says what else is there.
+  save();
   const Result<void> mapped = run_batch(thread, wants, std::size(wants));
+  for (const MapWant& want : wants) {
+    const bool is_new = want.request.op == MAP_OP_FD && want.addr != 0;
+    if (!mapped && is_new) orphans_.emplace_back(want.addr, want.addr + want.request.bytes);
+  }
   if (!mapped) return mapped;
+  journal_page_ = wants[2].addr;
   map_addrs_[log_->id] = wants[1].addr;
   map_bytes_[log_->id] = log_->view.storage_bytes;
   vm_map log = log_->view;
@@ -268,6 +283,10 @@ Result<void> Session::fill_environment(uint64_t fs_base) {
   env.ns_tag = ns_tag_;
   agent_state state{};
   state.version = AGENT_V1;
+  const JournalOwner us = JournalOwner::ourselves();
+  state.owner_start = us.start_time;
+  state.owner_tracer = us.tracer;
+  state.owner_daemon = us.daemon;
   const Result<void> wrote = put(agent_ + header_.env_off, &env, sizeof env);
   if (!wrote) return wrote;
   return put(agent_ + header_.state_off, &state, sizeof state);
@@ -378,6 +397,7 @@ std::vector<std::pair<uint64_t, uint64_t>> Session::code_ranges() const {
     ranges.emplace_back(arena->base, arena->base + arena->bytes + arena->stats_bytes);
   }
   for (const auto& [id, image] : images_) ranges.emplace_back(image.base, image.base + image.bytes);
+  ranges.insert(ranges.end(), former_code_.begin(), former_code_.end());
   return ranges;
 }
 
@@ -411,6 +431,7 @@ Result<void> Session::arm_guard() {
   if (guard_armed_) return {};
   const Result<void> done = call_agent_alone(agent_fn(header_.guard_install));
   guard_armed_ = done.ok();
+  save();
   return done;
 }
 
@@ -420,6 +441,7 @@ Result<void> Session::disarm_guard() {
   if (!guard_armed_) return {};
   const Result<void> done = call_agent_alone(agent_fn(header_.guard_remove));
   if (done.ok()) guard_armed_ = false;
+  save();
   return done;
 }
 
@@ -437,6 +459,7 @@ Result<void> Session::want_loads(bool wanted, const std::function<void(uint32_t 
     const Result<void> told =
         put(agent_ + header_.state_off + offsetof(agent_state, gate), &gate_, sizeof gate_);
     if (!told) return told;
+    save();
   }
   load_watch_->want(wanted);
   return {};
@@ -477,6 +500,10 @@ Result<void> Session::leave() {
   if (!thread) return thread.error();
   const Result<void> same = check_program();
   if (!same) return same;
+  // The journal first: what it says is not true any more.
+  if (journal_page_ != 0) {
+    ranges.insert(ranges.begin(), {journal_page_, journal_page_ + ABI_PAGE_BYTES});
+  }
   for (const auto& [start, end] : ranges) {
     const Result<int64_t> unmapped =
         thread.value()->syscall(syscall_insn_, SYS_munmap, start, page_up(end - start));

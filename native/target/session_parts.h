@@ -39,6 +39,11 @@ struct Session::MapWant {
     want.request.bytes = bytes;
     return want;
   }
+  static MapWant dont_fork(uint64_t addr, uint64_t bytes) {
+    MapWant want = wipe_on_fork(addr, bytes);
+    want.request.op = MAP_OP_DONT_FORK;
+    return want;
+  }
   static MapWant wipe_on_fork(uint64_t addr, uint64_t bytes) {
     MapWant want;
     want.request.op = MAP_OP_WIPE_ON_FORK;

@@ -54,6 +54,8 @@ void Session::retire_head(const Site& site, const Patch& patch) {
 Result<uint64_t> Session::recycle() {
   const auto idle = static_cast<size_t>(std::count_if(
       images_.begin(), images_.end(), [](const auto& image) { return image.second.users == 0; }));
+  // Images of a former daemon have no programs yet.
+  if (!can_keep_ || !adopted_.empty()) return uint64_t{0};
   if (retired_bytes_ < recycle_at_bytes_ && idle < kIdleImagesMax) return uint64_t{0};
   std::vector<std::pair<uint64_t, uint64_t>> unmapped;
   uint64_t pause_ns = 0;
@@ -71,6 +73,8 @@ Result<uint64_t> Session::recycle() {
   // A thread that sleeps in an old body keeps it: do not ask at each change from now on.
   recycle_at_bytes_ = retired_bytes_ + kRecycleBytes;
   if (unmapped.empty()) return pause_ns;
+  // What will not be there any more must not be looked for.
+  save();
   const Result<void> done = unmap(unmapped);
   if (!done) orphans_.insert(orphans_.end(), unmapped.begin(), unmapped.end());
   return pause_ns;

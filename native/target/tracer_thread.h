@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT
 // The one thread that traces: ptrace binds a tracee to the thread that seized it, so every
 // operation on a target is a job in this queue, in order. Also where sessions live.
+//
+// To the kernel it is a process of its own that shares our memory and descriptors. When the daemon
+// is killed (SIGKILL) the kernel lets go of what a dead tracer held: threads with our registers,
+// text half written. This process outlives the daemon by the job that it is at, and then ends.
 #pragma once
 
 #include <condition_variable>
@@ -25,13 +29,18 @@ class TracerThread {
 
   void post(std::function<void()> job);
 
+  /// The daemon was killed: nobody waits for answers any more. Only inside jobs.
+  [[nodiscard]] static bool orphaned();
+
   // Only inside jobs.
   uint32_t add(std::unique_ptr<Session> session);
   Session* find(uint32_t id);
   void remove(uint32_t id);
 
  private:
+  void host();
   void run();
+  static int enter(void* self);
 
   std::mutex mutex_;
   std::condition_variable wake_;

@@ -6,13 +6,17 @@ import { type BpfObjectInfo, type NativeError, native, type SiteWish } from '../
 import { readFacts } from '../process/identity.js';
 import { findPlace, type Place, unwinderEntries } from '../symbols/resolve.js';
 import type { Caller, Pid } from '../types.js';
+import { adopt, isLeft, processesWithSessions } from './adopt.js';
 import { exitFormOf } from './exits.js';
-import { goPartOf, goRefusal, resumeWish } from './go.js';
+import { goRefusal } from './go.js';
 import { armGuard, disarmGuard } from './guard.js';
 import { loadObject } from './load.js';
+import { writeNotes } from './notes.js';
+import type { AttachObserver } from './observer.js';
 import { type Follower, followLoads, settleModules } from './pending.js';
 import { type AttachDir, type HookPlan, planObject } from './plan.js';
 import { refuseProcess } from './refuse.js';
+import { draftSites, dropUnwinderGuards, guardUnwinders, settleSites } from './sites.js';
 import {
   type AttachedObject,
   type EnteredProcess,
@@ -35,25 +39,6 @@ export interface AttachRequest {
   bytes: Buffer;
   /** Who asks: the right to touch the process is checked once more when it stands still. */
   caller: Caller;
-}
-
-/** Told about every change, so that files and streams can follow. */
-export interface AttachObserver {
-  attached(process: EnteredProcess, object: AttachedObject): void;
-  /** `object` took the place of `former`; maps of one id are one map. */
-  replaced(process: EnteredProcess, former: AttachedObject, object: AttachedObject): void;
-  detached(process: EnteredProcess, object: AttachedObject): void;
-  /** After `detached`: nobody removed the file, the program that it was attached to is gone. */
-  lost(process: EnteredProcess, object: AttachedObject): void;
-  entered(process: EnteredProcess): void;
-  /** A module came or went: the hook is attached or pending now, or was refused. */
-  followed(
-    process: EnteredProcess,
-    hook: PendingHook,
-    what: 'attached' | 'pending' | FsError,
-  ): void;
-  /** We are out again, or the process ended (`gone`). */
-  left(process: EnteredProcess, gone: boolean): void;
 }
 
 /** The attach engine of one daemon. */
@@ -88,7 +73,14 @@ export class AttachEngine {
   /** Runs `job` after everything that was asked for this process before. */
   async #serially<T>(pid: Pid, job: () => Promise<T>): Promise<T> {
     const before = this.#queues.get(pid) ?? Promise.resolve();
-    const mine = before.then(job, job);
+    const whole = async () => {
+      try {
+        return await job();
+      } finally {
+        await this.#saveNotes(pid);
+      }
+    };
+    const mine = before.then(whole, whole);
     this.#queues.set(
       pid,
       mine.catch(() => {}),
@@ -103,9 +95,8 @@ export class AttachEngine {
   async attach(request: AttachRequest): Promise<AttachedObject> {
     return await this.#serially(request.pid, async () => {
       refuseProcess(request.pid, request.caller.pid);
-      const known = this.#processes.get(request.pid);
-      const isKnown = known !== undefined && (await this.#stillSame(known));
-      const former = isKnown ? known.objects.get(request.path) : undefined;
+      const known = await this.#known(request.pid);
+      const former = known?.objects.get(request.path);
       const info = await loadObject(request.name, request.bytes, former);
       try {
         return await this.#attachLoaded(request, info);
@@ -128,6 +119,7 @@ export class AttachEngine {
       dir: request.dir,
       name: request.name,
       info,
+      kept: await native.targetKeepBytes(process.session, request.bytes),
       hooks: [],
       pending: [],
     };
@@ -140,14 +132,20 @@ export class AttachEngine {
       for (const hook of object.hooks) {
         if (hook.onReturn) hook.exitForm = await exitFormOf(process, hook.place);
       }
+      // Whoever finds its hooks must know what they are.
+      await this.#saveNotes(request.pid, [...process.objects.values(), object]);
       const report = await this.#change(process, object.hooks, former?.hooks ?? []);
       for (const hook of object.hooks) hook.pauseNs = report.pauseNs;
     } catch (error) {
+      await this.#dropBytes(process, object);
       await this.#leaveIfIdle(process);
       throw error;
     }
     await this.#show(process, object, former);
-    if (former) native.bpfUnload(former.info.id);
+    if (former) {
+      native.bpfUnload(former.info.id);
+      await this.#dropBytes(process, former);
+    }
     await followLoads(process);
     // A module may have come between our look and the loader's hook.
     if (object.pending.length > 0) await settleModules(this.#follower, process);
@@ -203,6 +201,56 @@ export class AttachEngine {
     await native.targetSettleLoads(session, event);
   }
 
+  /** The process if we are in it, or if a killed daemon was. @throws {FsError} EBUSY one is */
+  async #known(pid: Pid): Promise<EnteredProcess | undefined> {
+    const known = this.#processes.get(pid);
+    if (known && (await this.#stillSame(known))) return known;
+    if (await isLeft(pid)) await this.#adopt(pid);
+    return this.#processes.get(pid);
+  }
+
+  /** Goes on with what killed daemons left in processes. */
+  async adoptAll(): Promise<void> {
+    for (const pid of processesWithSessions()) {
+      await this.#serially(pid, async () => {
+        if (await isLeft(pid)) await this.#adopt(pid);
+      }).catch((error) => {
+        const refusal = refusalOf(error, String(pid));
+        // Another daemon at work in its own process is no news.
+        if (refusal?.errno !== 'EBUSY') this.#observer.notAdopted(pid, String(error));
+      });
+    }
+  }
+
+  async #adopt(pid: Pid): Promise<void> {
+    const { process, files, refusal } = await adopt(pid, readFacts(pid).startTime);
+    const ids = [...process.sites.values()].flatMap((site) => site.hooks.map((one) => one.hookId));
+    this.#nextHookId = Math.max(this.#nextHookId - 1, ...ids, ...allIds(process)) + 1;
+    this.#processes.set(pid, process);
+    this.#observer.entered(process);
+    for (const [object, bytes] of files) this.#observer.adopted(process, object, bytes);
+    if (refusal !== undefined) this.#observer.notAdopted(pid, refusal);
+    await followLoads(process);
+    if (process.follows !== 'none') await settleModules(this.#follower, process);
+    await this.#leaveIfIdle(process);
+  }
+
+  /** Brings the notes in the journal up to date; with `objects`, ahead of a change. */
+  async #saveNotes(pid: Pid, objects?: AttachedObject[]): Promise<void> {
+    const process = this.#processes.get(pid);
+    if (!process) return;
+    const notes = writeNotes(objects ?? [...process.objects.values()]);
+    if (notes.equals(process.notes)) return;
+    process.notes = notes;
+    await native.targetSetNotes(process.session, notes).catch(() => {});
+  }
+
+  /** The notes go first: what they speak of must be there. */
+  async #dropBytes(process: EnteredProcess, object: AttachedObject): Promise<void> {
+    await this.#saveNotes(process.identity.pid);
+    await native.targetDropBytes(process.session, object.kept);
+  }
+
   async #enter(pid: Pid, caller: Caller): Promise<EnteredProcess> {
     const known = this.#processes.get(pid);
     if (known && (await this.#stillSame(known))) return known;
@@ -220,6 +268,7 @@ export class AttachEngine {
       sites: new Map(),
       objects: new Map(),
       maps: new Map(),
+      notes: Buffer.alloc(0),
     };
     this.#processes.set(pid, process);
     this.#observer.entered(process);
@@ -257,88 +306,19 @@ export class AttachEngine {
 
   /** Brings the process' sites to a state with `added` and without `removed`. */
   async #change(process: EnteredProcess, added: Hook[], removed: Hook[], guards = false) {
-    const next = new Map<bigint, SiteState>();
-    const siteAt = (addr: bigint, functionAddr: bigint, functionSize: number): SiteState => {
-      const known = next.get(addr) ?? process.sites.get(addr);
-      const copy = known
-        ? { ...known, hooks: [...known.hooks] }
-        : { addr, functionAddr, functionSize, hooks: [] };
-      next.set(addr, copy);
-      return copy;
-    };
-    for (const hook of removed) {
-      const { addr, functionAddr, functionSize } = hook.place;
-      const site = next.get(addr) ?? siteAt(addr, functionAddr, functionSize);
-      site.hooks = site.hooks.filter((wish) => wish.hookId !== hook.id);
+    const draft = draftSites(process.sites, added, removed);
+    if (guards || added.some((hook) => hook.exitForm === 'balanced')) {
+      await guardUnwinders(process, draft, () => this.#nextHookId++);
     }
-    for (const hook of added) {
-      const { addr, functionAddr, functionSize } = hook.place;
-      const site = next.get(addr) ?? siteAt(addr, functionAddr, functionSize);
-      if (hook.exitForm) site.exitForm = hook.exitForm;
-      Object.assign(site, goPartOf(hook.place));
-      const resume = hook.place.go && resumeWish(hook.place.go);
-      if (resume && !process.sites.has(resume.addr)) next.set(resume.addr, resume);
-      const wish = {
-        hookId: hook.id,
-        progId: hook.program.id,
-        onReturn: hook.onReturn,
-        enabled: hook.enabled,
-        cookie: hook.cookie,
-      };
-      const at = site.hooks.findIndex((one) => one.hookId === hook.id);
-      if (at >= 0) site.hooks[at] = wish;
-      else site.hooks.push(wish);
-    }
-    if (guards || added.some((hook) => hook.exitForm === 'balanced'))
-      await this.#guardUnwinders(process, next, siteAt);
     const letsFinish = added.length > 0 && removed.length > 0;
-    const wishes: SiteWish[] = [...next.values()]
+    const wishes = [...draft.values()]
       .filter((site) => site.hooks.length > 0 || process.sites.has(site.addr))
       .map((site) => ({ ...site, letsFinish }));
     if (wishes.length === 0) return { pauseNs: 0, recyclePauseNs: 0, threadCount: 0 };
     const report = await this.#apply(process, wishes, added);
-    for (const site of next.values()) {
-      if (site.hooks.length > 0) process.sites.set(site.addr, site);
-      else process.sites.delete(site.addr);
-    }
+    settleSites(process, draft.values());
     process.pauseTotalNs += report.pauseNs + report.recyclePauseNs;
     return report;
-  }
-
-  /** Return probes need the true return addresses back before anybody unwinds the stack. */
-  async #guardUnwinders(
-    process: EnteredProcess,
-    next: Map<bigint, SiteState>,
-    siteAt: (addr: bigint, functionAddr: bigint, size: number) => SiteState,
-  ): Promise<void> {
-    for (const entry of await unwinderEntries(process.identity.pid)) {
-      const known = next.get(entry.addr) ?? process.sites.get(entry.addr);
-      if (known?.hooks.some((wish) => wish.progId === 0)) continue;
-      const site = siteAt(entry.addr, entry.functionAddr, entry.functionSize);
-      site.hooks.unshift({
-        hookId: this.#nextHookId++,
-        progId: 0,
-        onReturn: false,
-        enabled: true,
-        cookie: 0n,
-      });
-    }
-  }
-
-  /**
-   * The unwinder's sites go last.
-   * @throws {NativeError} EBUSY while a probed function has not returned: its caller's address is
-   * in our keeping, and an exception that passes through it must still find it
-   */
-  async #dropUnwinderGuards(process: EnteredProcess): Promise<void> {
-    // The rt_sigaction sites stay until the signals have been given back.
-    const wishes = [...process.sites.values()]
-      .filter((site) => !process.guardSites.has(site.addr))
-      .map((site) => ({ ...site, hooks: [] }));
-    if (wishes.length === 0) return;
-    const report = await native.targetApply(process.session, wishes);
-    process.pauseTotalNs += report.pauseNs + report.recyclePauseNs;
-    for (const site of wishes) process.sites.delete(site.addr);
   }
 
   async #apply(process: EnteredProcess, wishes: SiteWish[], added: Hook[]) {
@@ -364,6 +344,7 @@ export class AttachEngine {
       if (!(await this.#stillSame(process))) return;
       await this.#change(process, [], object.hooks);
       this.#forget(process, object);
+      await this.#dropBytes(process, object);
       await followLoads(process);
       await this.#leaveIfIdle(process);
     });
@@ -393,7 +374,7 @@ export class AttachEngine {
     const { pid } = process.identity;
     if (process.objects.size > 0 || this.#processes.get(pid) !== process) return;
     try {
-      await this.#dropUnwinderGuards(process);
+      await dropUnwinderGuards(process);
       process.follows = 'none';
       await disarmGuard(process);
       await native.targetLeave(process.session);
@@ -434,6 +415,9 @@ export class AttachEngine {
     }
   }
 }
+
+const allIds = (process: EnteredProcess) =>
+  [...hooksOf(process), ...pendingOf(process)].map((hook) => hook.id);
 
 /** The process ended, or runs another program. */
 function isGone(error: unknown): boolean {

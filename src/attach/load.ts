@@ -26,6 +26,15 @@ export async function loadObject(
   }
 }
 
+/** Loads the bytes of a file again over the maps with which they once were loaded. */
+export async function reloadObject(
+  file: string,
+  bytes: Buffer,
+  adopts: number[],
+): Promise<BpfObjectInfo> {
+  return await native.bpfLoad({ name: objectName(file), bytes, adopts });
+}
+
 /** What to do about bytes that are no object of ours, where the sentence does not say it. */
 function hintFor({ errno, reason }: FsError): string {
   const isSaid = errno !== 'ENOEXEC' || reason.includes('clang');

@@ -1,7 +1,14 @@
 // What is attached where: the daemon's memory of objects, hooks and entered processes.
 // Data only; src/attach/engine.ts changes it after the native side has done the same.
 import type { FsError } from '../errors.js';
-import type { BpfMapInfo, BpfObjectInfo, BpfProgInfo, ExitForm, HookWish } from '../native.js';
+import type {
+  BpfMapInfo,
+  BpfObjectInfo,
+  BpfProgInfo,
+  ExitForm,
+  HookWish,
+  KeptBytes,
+} from '../native.js';
 import type { Identity } from '../process/identity.js';
 import type { Place } from '../symbols/resolve.js';
 import type { AttachDir, HookPlan } from './plan.js';
@@ -48,6 +55,8 @@ export interface AttachedObject {
   /** File name. */
   name: string;
   info: BpfObjectInfo;
+  /** Where the file's bytes lie in the session's journal. */
+  kept: KeptBytes;
   hooks: Hook[];
   /** Programs whose modules are not loaded; they move to `hooks` and back. */
   pending: PendingHook[];
@@ -93,6 +102,8 @@ export interface EnteredProcess {
   /** By path. */
   objects: Map<string, AttachedObject>;
   maps: Map<string, NamedMap>;
+  /** As they are in the journal, see notes.ts. */
+  notes: Buffer;
 }
 
 /** All hooks of a process, in order of id. */

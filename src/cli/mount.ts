@@ -60,6 +60,7 @@ export async function serve(
   const made = makeDirectory(mountpoint);
   fs.start({ mountpoint, allowOther: command.allowOther });
   const stopStatus = startStatus(fs);
+  await fs.started();
   process.stdout.write(invitation(mountpoint));
   process.send?.('mounted');
   if (process.connected) process.disconnect();

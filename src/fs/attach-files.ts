@@ -1,12 +1,14 @@
 // Follows the attach engine: every attached hook and map appears as a directory, every entered
 // process feeds its `events`. The only place where attaching and files meet.
-import { AttachEngine, type AttachObserver } from '../attach/engine.js';
+import { AttachEngine } from '../attach/engine.js';
+import type { AttachObserver } from '../attach/observer.js';
 import type { AttachedObject, EnteredProcess, NamedMap, PendingHook } from '../attach/state.js';
 import { hooksOf } from '../attach/state.js';
 import { planOfRecord } from '../bpf/record-plan.js';
 import { SWEEP_MS } from '../config.js';
 import { FsError } from '../errors.js';
 import { native } from '../native.js';
+import type { Pid } from '../types.js';
 import type { ControlFs } from './control-fs.js';
 import { hooksRows } from './hooks.js';
 import { mapsRows } from './maps.js';
@@ -90,14 +92,30 @@ export class AttachFiles implements AttachObserver {
     }
   }
 
+  adopted(process: EnteredProcess, object: AttachedObject, bytes: Buffer): void {
+    const file = object.dir === 'hooks' ? '<object>' : '<fn>';
+    this.#fs.publish(object.path, `/procs/<pid>/${object.dir}/${file}`, bytes);
+    this.attached(process, object);
+    this.#fs.errors.recordChange(this.#ourselves(object.path), 'adopted');
+  }
+
+  notAdopted(pid: Pid, reason: string): void {
+    const why = `${pid}: what a former daemon left there does not go on: ${reason}`;
+    const subject = this.#ourselves(`/procs/${pid}/hooks/list`);
+    this.#fs.errors.recordFailure(subject, new FsError('EBUSY', why));
+  }
+
+  /** Nobody asks just now: it is the daemon that acts. */
+  #ourselves(path: string) {
+    return { op: 'commit' as const, path, uid: process.getuid?.() ?? 0, pid: process.pid };
+  }
+
   lost(_process: EnteredProcess, object: AttachedObject): void {
     this.#fs.unpublish(object.path);
   }
 
   followed(_process: EnteredProcess, hook: PendingHook, what: 'attached' | 'pending' | FsError) {
-    // Nobody asks just now: it is the daemon that acts.
-    const us = { uid: process.getuid?.() ?? 0, pid: process.pid };
-    const subject = { op: 'commit' as const, path: hook.object.path, ...us };
+    const subject = this.#ourselves(hook.object.path);
     if (what instanceof FsError) this.#fs.errors.recordFailure(subject, what);
     else this.#fs.errors.recordChange(subject, `hook ${hook.id} ${what}`);
   }
@@ -147,6 +165,7 @@ export function attachRows(fs: ControlFs): Row[] {
   fs.addStatus('hooks', () => engine.processes().reduce((sum, p) => sum + hooksOf(p).length, 0));
   const timer = setInterval(() => void engine.sweep(), SWEEP_MS);
   timer.unref();
+  fs.afterStart(() => engine.adoptAll());
   fs.beforeStop(async () => {
     clearInterval(timer);
     await engine.detachAll();

@@ -29,6 +29,7 @@ export class ControlFs {
   readonly #status = new Map<string, StatusValue>();
   #mount = 0;
   #mountpoint = '';
+  readonly #starters: (() => Promise<void>)[] = [];
   readonly #closers: (() => Promise<void>)[] = [];
 
   constructor(factories: readonly RowsFactory[]) {
@@ -72,6 +73,16 @@ export class ControlFs {
   /** Runs `callback` when the mount ended from outside. */
   onEnd(callback: () => void): void {
     native.fuseOnEnd(this.#mount, callback);
+  }
+
+  /** Runs `action` once it is mounted, before `started` resolves. */
+  afterStart(action: () => Promise<void>): void {
+    this.#starters.push(action);
+  }
+
+  /** Resolves when everything is in place that was there before. */
+  async started(): Promise<void> {
+    for (const start of this.#starters.splice(0)) await start();
   }
 
   /** Runs `action` before unmounting, while files are still served. */

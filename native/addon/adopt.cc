@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: MIT
+// Sessions that outlive their daemon, for JavaScript: the last part of NativeTarget in
+// src/native.ts.
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "../target/journal.h"
+#include "target_job.h"
+
+namespace bpftime::addon {
+
+namespace {
+
+using target::ExitForm;
+using target::HookKind;
+using target::HookRequest;
+using target::JournalOwner;
+using target::Session;
+using target::SiteRequest;
+using IdPairs = std::vector<std::pair<uint32_t, uint32_t>>;
+
+pid_t pid_argument(const Napi::CallbackInfo& info) {
+  return static_cast<pid_t>(info[0].As<Napi::Number>().Int32Value());
+}
+uint32_t session_argument(const Napi::CallbackInfo& info) {
+  return info[0].As<Napi::Number>().Uint32Value();
+}
+std::vector<uint8_t> bytes_argument(const Napi::CallbackInfo& info) {
+  if (!info[1].IsBuffer()) return {};
+  const auto buffer = info[1].As<Napi::Buffer<uint8_t>>();
+  return {buffer.Data(), buffer.Data() + buffer.Length()};
+}
+
+Napi::Value target_owner(const Napi::CallbackInfo& info) {
+  const pid_t pid = pid_argument(info);
+  return run(info.Env(), [pid](Answer* answer) {
+    const Result<JournalOwner> owner = Session::owner_of(pid);
+    if (!owner && owner.error().errnum == ENOENT) return;
+    if (!settle(owner, answer)) return;
+    answer->value = [daemon = owner.value().daemon, alive = owner.value().alive()](Napi::Env env) {
+      Napi::Object out = Napi::Object::New(env);
+      out.Set("daemon", Napi::Number::New(env, daemon));
+      out.Set("alive", Napi::Boolean::New(env, alive));
+      return out;
+    };
+  });
+}
+
+Napi::Object hook_object(Napi::Env env, const HookRequest& hook) {
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("hookId", Napi::Number::New(env, hook.hook_id));
+  out.Set("progId", Napi::Number::New(env, hook.prog_id));
+  if (hook.kind == HookKind::kSigaction) out.Set("answersSigaction", true);
+  if (hook.kind == HookKind::kGoResume) out.Set("resumesGo", true);
+  if (hook.kind == HookKind::kLoaderEvent) out.Set("followsLoader", true);
+  out.Set("onReturn", hook.on_return);
+  out.Set("enabled", hook.enabled);
+  out.Set("cookie", Napi::BigInt::New(env, hook.cookie));
+  return out;
+}
+
+Napi::Object site_object(Napi::Env env, const SiteRequest& site) {
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("addr", Napi::BigInt::New(env, site.addr));
+  out.Set("functionAddr", Napi::BigInt::New(env, site.function));
+  out.Set("functionSize", Napi::Number::New(env, site.function_size));
+  if (site.exit_form != ExitForm::kNone) {
+    out.Set("exitForm", site.exit_form == ExitForm::kRet ? "ret" : "balanced");
+  }
+  if (site.go_morestack != 0) {
+    out.Set("goMorestack", Napi::BigInt::New(env, site.go_morestack));
+    out.Set("goMorestackSize", Napi::Number::New(env, site.go_morestack_size));
+  }
+  Napi::Array hooks = Napi::Array::New(env, site.hooks.size());
+  for (uint32_t i = 0; i < site.hooks.size(); ++i) hooks.Set(i, hook_object(env, site.hooks[i]));
+  out.Set("hooks", hooks);
+  return out;
+}
+
+// What JavaScript learns of an adopted session.
+struct Adopted {
+  uint32_t id = 0, log_map = 0;
+  double enter_ns = 0;
+  bool can_keep = false, guard_armed = false;
+  std::vector<uint8_t> notes;
+  IdPairs maps;
+  std::vector<SiteRequest> sites;
+
+  Napi::Value to_js(Napi::Env env) const {
+    Napi::Object out = Napi::Object::New(env);
+    out.Set("session", Napi::Number::New(env, id));
+    out.Set("logMapId", Napi::Number::New(env, log_map));
+    out.Set("enterNs", Napi::Number::New(env, enter_ns));
+    out.Set("canKeep", can_keep);
+    out.Set("guardArmed", guard_armed);
+    out.Set("notes", Napi::Buffer<uint8_t>::Copy(env, notes.data(), notes.size()));
+    Napi::Array pairs = Napi::Array::New(env, maps.size());
+    for (uint32_t i = 0; i < maps.size(); ++i) {
+      Napi::Object pair = Napi::Object::New(env);
+      pair.Set("former", Napi::Number::New(env, maps[i].first));
+      pair.Set("id", Napi::Number::New(env, maps[i].second));
+      pairs.Set(i, pair);
+    }
+    out.Set("maps", pairs);
+    Napi::Array list = Napi::Array::New(env, sites.size());
+    for (uint32_t i = 0; i < sites.size(); ++i) list.Set(i, site_object(env, sites[i]));
+    out.Set("sites", list);
+    return out;
+  }
+};
+
+Napi::Value target_adopt(const Napi::CallbackInfo& info) {
+  const pid_t pid = pid_argument(info);
+  return run(info.Env(), [pid](Answer* answer) {
+    auto session = Session::adopt(pid);
+    if (!settle(session, answer)) return;
+    Adopted adopted;
+    adopted.log_map = session.value()->log_map()->id;
+    adopted.enter_ns = static_cast<double>(session.value()->enter_ns());
+    adopted.can_keep = session.value()->can_keep();
+    adopted.guard_armed = session.value()->guard_armed();
+    adopted.notes = session.value()->notes();
+    adopted.maps = session.value()->adopted_maps();
+    adopted.sites = session.value()->site_requests();
+    adopted.id = tracer().add(std::move(session.value()));
+    answer->value = [adopted = std::move(adopted)](Napi::Env env) { return adopted.to_js(env); };
+  });
+}
+
+Napi::Value target_bind(const Napi::CallbackInfo& info) {
+  const uint32_t id = session_argument(info);
+  IdPairs programs;
+  const auto list = info[1].As<Napi::Array>();
+  for (uint32_t i = 0; i < list.Length(); ++i) {
+    const auto pair = list.Get(i).Unwrap().As<Napi::Object>();
+    programs.emplace_back(get_u32(pair, "former"), get_u32(pair, "id"));
+  }
+  return run(info.Env(), [id, programs = std::move(programs)](Answer* answer) {
+    Session* session = session_of(id, answer);
+    if (session != nullptr) settle(session->bind(programs), answer);
+  });
+}
+
+Napi::Value target_set_notes(const Napi::CallbackInfo& info) {
+  const uint32_t id = session_argument(info);
+  return run(info.Env(), [id, notes = bytes_argument(info)](Answer* answer) {
+    Session* session = session_of(id, answer);
+    if (session != nullptr) session->set_notes(notes);
+  });
+}
+
+Napi::Value target_keep_bytes(const Napi::CallbackInfo& info) {
+  const uint32_t id = session_argument(info);
+  return run(info.Env(), [id, bytes = bytes_argument(info)](Answer* answer) {
+    Session* session = session_of(id, answer);
+    if (session == nullptr) return;
+    const Result<uint64_t> at = session->keep_bytes(bytes);
+    if (!settle(at, answer)) return;
+    answer->value = [at = at.value(), size = bytes.size()](Napi::Env env) {
+      Napi::Object out = Napi::Object::New(env);
+      out.Set("at", Napi::Number::New(env, static_cast<double>(at)));
+      out.Set("size", Napi::Number::New(env, static_cast<double>(size)));
+      return out;
+    };
+  });
+}
+
+struct Place {
+  uint64_t at = 0, size = 0;
+};
+Place place_argument(const Napi::CallbackInfo& info) {
+  const auto object = info[1].As<Napi::Object>();
+  const auto number = [&](const char* name) {
+    const Napi::Value value = get(object, name);
+    const int64_t whole = value.IsNumber() ? value.As<Napi::Number>().Int64Value() : 0;
+    return static_cast<uint64_t>(whole);
+  };
+  return {number("at"), number("size")};
+}
+
+Napi::Value target_drop_bytes(const Napi::CallbackInfo& info) {
+  const uint32_t id = session_argument(info);
+  return run(info.Env(), [id, place = place_argument(info)](Answer* answer) {
+    Session* session = session_of(id, answer);
+    if (session != nullptr) session->drop_bytes(place.at, place.size);
+  });
+}
+
+Napi::Value target_kept_bytes(const Napi::CallbackInfo& info) {
+  const uint32_t id = session_argument(info);
+  return run(info.Env(), [id, place = place_argument(info)](Answer* answer) {
+    Session* session = session_of(id, answer);
+    if (session == nullptr) return;
+    Result<std::vector<uint8_t>> bytes = session->kept_bytes(place.at, place.size);
+    if (!settle(bytes, answer)) return;
+    answer->value = [bytes = std::move(bytes.value())](Napi::Env env) -> Napi::Value {
+      return Napi::Buffer<uint8_t>::Copy(env, bytes.data(), bytes.size());
+    };
+  });
+}
+
+}  // namespace
+
+void init_adopt(Napi::Env env, Napi::Object exports) {
+  exports.Set("targetOwner", Napi::Function::New<target_owner>(env));
+  exports.Set("targetAdopt", Napi::Function::New<target_adopt>(env));
+  exports.Set("targetBind", Napi::Function::New<target_bind>(env));
+  exports.Set("targetSetNotes", Napi::Function::New<target_set_notes>(env));
+  exports.Set("targetKeepBytes", Napi::Function::New<target_keep_bytes>(env));
+  exports.Set("targetDropBytes", Napi::Function::New<target_drop_bytes>(env));
+  exports.Set("targetKeptBytes", Napi::Function::New<target_kept_bytes>(env));
+}
+
+}  // namespace bpftime::addon

@@ -1,0 +1,222 @@
+// A daemon that is killed (SIGKILL): its targets work on, and the next daemon finds every hook, map
+// and stream, and takes them out as if it had put them in.
+import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import t from 'tap';
+import { codeHash, eventually, Lab, type Ran, type Running, sameCode } from '../helpers/lab.js';
+import { mountsBelow, startMount, type TestMount } from '../helpers/mount.js';
+
+t.setTimeout(180_000);
+
+const OK = { code: 0, out: '', err: '' };
+/** Of daemons, in the storm. */
+const DEATHS = 20;
+const main = fileURLToPath(new URL('../../src/main.js', import.meta.url));
+
+/** A mount whose daemon gets killed, and the daemons after it. */
+class Dynasty {
+  readonly #lab: Lab;
+  readonly #first: TestMount;
+  #now: Running | undefined;
+
+  private constructor(lab: Lab, first: TestMount) {
+    this.#lab = lab;
+    this.#first = first;
+  }
+
+  static async begin(lab: Lab): Promise<Dynasty> {
+    return new Dynasty(lab, await startMount({ tree: 'real' }));
+  }
+
+  file(pid: number, ...rest: string[]): string {
+    return join(this.#first.mountpoint, 'procs', String(pid), ...rest);
+  }
+  read = (pid: number, name: string) => readFileSync(this.file(pid, name), 'utf8');
+  cp = (object: string, pid: number, where: string): Promise<Ran> =>
+    this.#lab.sh(`cp ${object} '${this.file(pid, where)}'`);
+  rm = (pid: number, where: string): Promise<Ran> => this.#lab.sh(`rm '${this.file(pid, where)}'`);
+
+  get log(): string {
+    return readFileSync(join(this.#first.mountpoint, 'log'), 'utf8');
+  }
+  get errors(): string {
+    return readFileSync(join(this.#first.mountpoint, 'error_log'), 'utf8');
+  }
+
+  hooks(pid: number): string[][] {
+    const rows = this.read(pid, 'hooks/list').trimEnd().split('\n').slice(1);
+    return rows.map((row) => row.trim().split(/\s+/));
+  }
+
+  async kill(): Promise<void> {
+    const child = this.#now?.child ?? this.#first.daemon;
+    child.kill('SIGKILL');
+    if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
+  }
+
+  async next(): Promise<boolean> {
+    await this.#lab.sh(`${process.execPath} ${main} umount ${this.#first.mountpoint}`);
+    this.#now = this.#lab.start(process.execPath, [main, 'mount', this.#first.mountpoint]);
+    return (await this.#now.says(/is mounted on/, 20_000)) !== undefined;
+  }
+
+  async end(): Promise<string[]> {
+    await this.#now?.end('SIGTERM');
+    const left = this.#now ? mountsBelow(this.#first.mountpoint) : [];
+    await this.#first.stop();
+    return left;
+  }
+}
+
+async function caller(lab: Lab, threads: number): Promise<Running> {
+  const target = lab.start(lab.build('caller.c'), [String(threads)]);
+  await target.says(/round/);
+  return target;
+}
+
+async function calls(target: Running): Promise<number> {
+  target.child.stdin?.write('stop\n');
+  return Number((await target.says(/calls (\d+)\n/, 30_000))?.[1]);
+}
+
+const entry = (text: string, name: string) =>
+  Number(new RegExp(`\\b${name}\\W+(\\d+)`).exec(text)?.[1]);
+
+await t.test('the next daemon goes on with hooks of every kind', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = await caller(lab, 2);
+    const { pid } = target;
+    const before = codeHash(pid);
+    const line = await Dynasty.begin(lab);
+    t.same(await line.cp(lab.bpf('tally'), pid, 'uprobe/work'), OK);
+    t.same(await line.cp(lab.bpf('reader'), pid, 'uprobe/write,reads'), OK);
+    t.same(await line.cp(lab.bpf('probe'), pid, 'uprobe/usleep'), OK, 'return probes');
+    const listed = line.hooks(pid).map(([id, kind, , , , ...rest]) => [id, kind, ...rest]);
+    const info = line.read(pid, 'info');
+    target.child.stdin?.write('go\n');
+    await eventually(() => entry(line.read(pid, 'maps/hashed/entries'), '7') > 100);
+    await line.kill();
+    t.ok(await target.advances(), 'the target works without a daemon');
+
+    t.ok(await line.next(), 'the next one mounts');
+    t.equal(line.errors, '', 'without a complaint');
+    t.same(
+      line.hooks(pid).map(([id, kind, , , , ...rest]) => [id, kind, ...rest]),
+      listed,
+      'the same hooks with the same ids',
+    );
+    t.ok(
+      line.hooks(pid).some(([, , , hits]) => Number(hits) > 100),
+      'with their hits',
+    );
+    for (const key of ['reads', 'hooks', 'sites']) {
+      const of = (text: string) => new RegExp(`^${key} .*$`, 'm').exec(text)?.[0];
+      t.equal(of(line.read(pid, 'info')), of(info), `info: ${key}`);
+    }
+    const same = await lab.sh(`cmp ${lab.bpf('tally')} ${line.file(pid, 'uprobe/work')}`);
+    t.equal(same.code, 0, 'files read back');
+    const events = lab.follow(line.file(pid, 'maps/notes/stream'));
+    t.ok(await events.says(/"number":/), 'events go on');
+    const total = await calls(target);
+    const counted = entry(line.read(pid, 'maps/work.bss/entries'), 'entries');
+    t.equal(counted, total, 'every call was counted, also without a daemon');
+    const hits = line.hooks(pid).find((row) => row[8] === 'uprobe/work')?.[3];
+    t.equal(Number(hits), total, 'hits, too');
+
+    t.same(await line.cp(lab.bpf('tally', ['-DEDITION=2'], 'new'), pid, 'uprobe/work'), OK);
+    t.equal(entry(line.read(pid, 'maps/work.bss/entries'), 'entries'), total, 'replaced');
+    for (const file of ['uprobe/write,reads', 'uprobe/work', 'uprobe/usleep']) {
+      t.same(await line.rm(pid, file), OK, `rm ${file}`);
+    }
+    await sameCode(t, pid, before, 'after rm');
+    t.ok(await target.advances(), 'the target works on');
+    t.same(await line.end(), [], 'no mount is left');
+  });
+});
+
+await t.test('killed at any moment: nothing is lost, nothing is left', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = await caller(lab, 3);
+    const { pid } = target;
+    const before = codeHash(pid);
+    const line = await Dynasty.begin(lab);
+    target.child.stdin?.write('go\n');
+    const storm = [
+      `cp ${lab.bpf('tally')} uprobe/work`,
+      `cp ${lab.bpf('probe')} uprobe/usleep`,
+      `cp ${lab.bpf('tally', ['-DEDITION=2'], 'new')} uprobe/work`,
+      `cp ${lab.bpf('reader')} uprobe/write,reads`,
+      'rm uprobe/usleep',
+      'rm uprobe/work',
+      'rm uprobe/write,reads',
+    ].join('; ');
+    let adopted = 0;
+    for (let death = 1; death <= DEATHS; death++) {
+      const busy = lab.sh(`cd ${line.file(pid)} && while ${storm}; do :; done 2> /dev/null`);
+      await sleep(20 + Math.random() * 120);
+      await line.kill();
+      await busy;
+      if (!(await target.advances())) return void t.fail(`death ${death}: the target ended`);
+      if (!(await line.next())) return void t.fail(`death ${death}: no successor`);
+      if (line.errors !== '') t.fail(`death ${death}: ${line.errors}`);
+      const files = new Set(line.hooks(pid).map((row) => row.at(-1) ?? ''));
+      if (files.size > 0) adopted++;
+      for (const file of files) {
+        const ran = await line.rm(pid, file);
+        if (ran.code !== 0) t.fail(`death ${death}: rm ${file}: ${ran.err}`);
+      }
+      if (death % 5 === 0) await sameCode(t, pid, before, `after death ${death}`);
+    }
+    t.ok(adopted > 0, `${adopted} of ${DEATHS} left hooks behind`);
+    const end = await calls(target);
+    t.ok(end > 1000, `the target made ${end} calls`);
+    t.same(await line.end(), [], 'no mount is left');
+    await sameCode(t, pid, before, 'at the end');
+  });
+});
+
+await t.test('two daemons: the second says who is there', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = await caller(lab, 1);
+    const { pid } = target;
+    t.same(await lab.attach(pid, lab.bpf('probe'), 'uprobe/work'), OK);
+    const other = await Dynasty.begin(lab);
+    const ran = await other.cp(lab.bpf('probe'), pid, 'uprobe/usleep');
+    t.match(ran.err, /Device or resource busy/);
+    const who = lab.mount.daemon.pid;
+    t.match(other.errors, new RegExp(`EBUSY .*another bpftimefs, process ${who}, is in it`));
+    t.same(await lab.detach(pid, 'uprobe/work'), OK, 'the first detaches');
+    t.ok(
+      await eventually(async () => {
+        return (await other.cp(lab.bpf('probe'), pid, 'uprobe/usleep')).code === 0;
+      }),
+      'then the second may',
+    );
+    t.same(await other.end(), []);
+  });
+});
+
+await t.test('a daemon that is mounted already adopts at the next cp', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = await caller(lab, 1);
+    const { pid } = target;
+    const before = codeHash(pid);
+    const other = await Dynasty.begin(lab);
+    t.same(await other.cp(lab.bpf('tally'), pid, 'uprobe/work'), OK);
+    await other.kill();
+    t.same(await lab.attach(pid, lab.bpf('probe'), 'uprobe/usleep'), OK);
+    t.same(
+      [...new Set(lab.hooks(pid).map((hook) => hook['file']))].sort(),
+      ['uprobe/usleep', 'uprobe/work'],
+      'what was there, and what came',
+    );
+    t.same(await lab.detach(pid, 'uprobe/work'), OK);
+    t.same(await lab.detach(pid, 'uprobe/usleep'), OK);
+    await sameCode(t, pid, before, 'after rm');
+    await other.next();
+    t.same(await other.end(), []);
+  });
+});
