@@ -229,7 +229,8 @@ export interface PatchInfo {
   oldBytes: Buffer;
   newBytes: Buffer;
   copyBytes: Buffer;
-  form: 'jmp';
+  /** See docs/adr/0011. */
+  form: 'jmp' | 'short' | 'punned';
 }
 
 /** What a hook counted since it was attached. */

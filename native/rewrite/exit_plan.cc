@@ -72,7 +72,8 @@ Result<ExitPlan> plan_exits(const FunctionView& function, const SitePlan& entry)
   if (function.has_tail_jump) return fail(EOPNOTSUPP, "it leaves by a jump to another function");
   ExitPlan plan;
   const size_t entry_last = entry.first + entry.count - 1;
-  uint32_t floor = static_cast<uint32_t>(entry.site + entry.window - function.addr);
+  uint32_t floor =
+      static_cast<uint32_t>(entry.site + (entry.count > 0 ? entry.reach() : 0) - function.addr);
   for (size_t i = 0; i < function.insns.size(); ++i) {
     const Insn& insn = function.insns[i];
     if (!insn.is_ret) continue;

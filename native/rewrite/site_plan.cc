@@ -13,6 +13,7 @@ namespace bpftime::rewrite {
 
 namespace {
 
+constexpr uint32_t kShortBytes = 2;  // eb rel8
 constexpr uint8_t kEndbr64[4] = {0xf3, 0x0f, 0x1e, 0xfa};
 
 // Grows the window instruction by instruction until a jump fits.
@@ -199,7 +200,10 @@ Result<void> emit_one(const FunctionView& function, const SitePlan& plan, const 
 
 }  // namespace
 
-Result<SitePlan> plan_site(const FunctionView& function, uint64_t addr) {
+namespace {
+
+// The site alone, without a window.
+Result<SitePlan> plan_start(const FunctionView& function, uint64_t addr) {
   SitePlan plan;
   plan.at_entry = addr == function.addr;
   plan.site = addr;
@@ -214,20 +218,98 @@ Result<SitePlan> plan_site(const FunctionView& function, uint64_t addr) {
   const Insn* insn = function.at(off);
   if (insn == nullptr) return fail(EINVAL, "the address is not the start of an instruction");
   plan.first = static_cast<uint32_t>(insn - function.insns.data());
-  Result<SitePlan> grown = grow_window(function, plan);
+  const auto& targets = function.branch_targets;
+  // What cannot be seen may lead there, too.
+  plan.loops_to_site = std::binary_search(targets.begin(), targets.end(), plan.site) ||
+                       std::binary_search(targets.begin(), targets.end(), function.addr) ||
+                       function.has_unknown_jump || function.decoded_end < function.size;
+  return plan;
+}
+
+// As many whole instructions as have at least `least` and at most `most` bytes and that control
+// enters at the first only; count 0 when there are none.
+SitePlan small_window(const FunctionView& function, SitePlan plan, uint32_t least, uint32_t most) {
+  SitePlan best = plan;
+  uint32_t off = static_cast<uint32_t>(plan.site - function.addr);
+  while (plan.falls_through) {
+    const Insn* insn = function.at(off);
+    if (insn == nullptr || insn->is_trap) break;
+    plan.count += 1;
+    plan.window += insn->len;
+    plan.falls_through = !insn->ends_flow;
+    off += insn->len;
+    if (plan.window > most) break;
+    if (plan.count > 1 && !check_inside(function, plan.site, plan.site + plan.window)) break;
+    if (plan.window >= least) best = plan;
+    if (plan.window >= least && least == kShortBytes) break;
+  }
+  return best;
+}
+
+// Five bytes of padding that nothing executes, within a short jump's reach; 0: none.
+uint64_t find_pad(const FunctionView& function, const SitePlan& plan) {
+  const auto reaches = [&](uint64_t pad) {
+    const int64_t rel = static_cast<int64_t>(pad - plan.site - kShortBytes);
+    return rel >= INT8_MIN && rel <= INT8_MAX &&
+           (pad >= plan.site + plan.reach() || pad + kJumpBytes <= plan.site);
+  };
+  for (size_t i = 0; i + 1 < function.insns.size(); ++i) {
+    if (!function.insns[i].ends_flow) continue;
+    const uint32_t begin = function.insns[i].off + function.insns[i].len;
+    uint32_t room = 0;
+    for (size_t k = i + 1; k < function.insns.size() && room < kJumpBytes; ++k) {
+      const Insn& insn = function.insns[k];
+      const bool is_free =
+          insn.is_padding && insn.off == begin + room &&
+          !std::binary_search(function.branch_targets.begin(), function.branch_targets.end(),
+                              function.addr + insn.off);
+      if (!is_free) break;
+      room += insn.len;
+    }
+    if (room >= kJumpBytes && reaches(function.addr + begin)) return function.addr + begin;
+  }
+  const bool ends = !function.insns.empty() && function.insns.back().ends_flow &&
+                    function.decoded_end == function.size;
+  const uint64_t behind = function.addr + function.size;
+  return ends && padding_behind(function) >= kJumpBytes && reaches(behind) ? behind : 0;
+}
+
+}  // namespace
+
+Result<SitePlan> plan_site(const FunctionView& function, uint64_t addr) {
+  const Result<SitePlan> plan = plan_start(function, addr);
+  if (!plan) return plan;
+  Result<SitePlan> grown = grow_window(function, plan.value());
   if (!grown) return grown;
-  const uint64_t begin = grown->site;
-  const uint64_t end = begin + grown->window;
   // Within one instruction nobody can arrive.
   if (grown->count > 1) {
-    const Result<void> closed = check_inside(function, begin, end);
+    const Result<void> closed = check_inside(function, grown->site, grown->site + grown->window);
     if (!closed) return closed.error();
   }
-  grown->loops_to_site =
-      std::binary_search(function.branch_targets.begin(), function.branch_targets.end(), begin) ||
-      std::binary_search(function.branch_targets.begin(), function.branch_targets.end(),
-                         function.addr);
   return grown;
+}
+
+Result<std::vector<SitePlan>> plan_forms(const FunctionView& function, uint64_t addr) {
+  const Result<SitePlan> start = plan_start(function, addr);
+  if (!start) return start.error();
+  std::vector<SitePlan> forms;
+  const Result<SitePlan> jump = plan_site(function, addr);
+  if (jump.ok()) forms.push_back(jump.value());
+  if (!jump && jump.error().errnum != EOPNOTSUPP) return jump.error();
+  SitePlan brief = small_window(function, start.value(), kShortBytes, kWindowBytesMax);
+  brief.pad = brief.count > 0 ? find_pad(function, brief) : 0;
+  if (brief.pad != 0) {
+    brief.form = SiteForm::kShort;
+    forms.push_back(brief);
+  }
+  SitePlan punned = small_window(function, start.value(), 1, kJumpBytes - 1);
+  const uint64_t last = punned.site + kJumpBytes - function.addr;
+  if (punned.count > 0 && last <= function.bytes.size()) {
+    punned.form = SiteForm::kPunned;
+    forms.push_back(punned);
+  }
+  if (forms.empty()) return jump.error();
+  return forms;
 }
 
 FunctionView window_view(const FunctionView& function, const SitePlan& plan) {

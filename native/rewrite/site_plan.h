@@ -25,9 +25,16 @@ struct RelocatedCode {
   std::vector<PcPair> map;  // one per instruction of the window, in order
 };
 
+/// kJump: e9 rel32. kShort: eb rel8 to padding that holds the long jump. kPunned: e9 rel32 whose
+/// last bytes are those of the instructions behind the window, unchanged; where it leads is given
+/// by them, and code must be put there.
+enum class SiteForm : uint8_t { kJump, kShort, kPunned };
+
 struct SitePlan {
+  SiteForm form = SiteForm::kJump;
+  uint64_t pad = 0;            // kShort: where the long jump goes
   uint64_t site = 0;           // where the jump is written
-  uint32_t window = 0;         // bytes displaced, whole instructions, >= kJumpBytes
+  uint32_t window = 0;         // bytes displaced, whole instructions; kJump: >= kJumpBytes
   uint32_t first = 0;          // index of the window's first instruction in the function
   uint32_t count = 0;          // instructions in the window
   bool at_entry = false;       // flags are dead, no red zone, [rsp] is the return address
@@ -35,6 +42,9 @@ struct SitePlan {
   bool loops_to_site = false;  // a branch of the function goes back to the site: entry may re-fire,
                                // and the top of the stack need not be a return address then
   bool behind_check = false;   // the window is a stack check of Go: programs run when it has passed
+
+  /// Bytes from the site on that must stay as they are while the jump is there.
+  [[nodiscard]] uint32_t reach() const { return window < kJumpBytes ? kJumpBytes : window; }
 };
 
 /// Chooses the window for a probe at `addr` (the function's start or an instruction inside it).
@@ -42,6 +52,11 @@ struct SitePlan {
 /// Fails with EINVAL (not an instruction boundary), EBUSY (a breakpoint of somebody else is there),
 /// EOPNOTSUPP (no room for a jump: reason says why).
 Result<SitePlan> plan_site(const FunctionView& function, uint64_t addr);
+
+/// Every form in which a probe at `addr` could be set, best first: jump, short jump to padding,
+/// punned jump. Which of them the address space has room for is the caller's to find out.
+/// Fails as plan_site() does when there is none.
+Result<std::vector<SitePlan>> plan_forms(const FunctionView& function, uint64_t addr);
 
 /// The window's instructions alone, as a function of their own that begins at the site: with it
 /// and the plan (whose `first` is 0 then) the rest of the function need not be remembered.

@@ -167,6 +167,29 @@ bool has_ended(pid_t tid) {
   return stat[paren + 2] == 'Z' || stat[paren + 2] == 'X';
 }
 
+namespace {
+
+// Calls `consider(begin, end)` for each free range, clear of the growing ends of heap and stack.
+template <typename Consider>
+void for_each_gap(const std::vector<Region>& regions, Consider consider) {
+  uint64_t gap_start = kMinAddr;
+  bool heap_below = false;
+  for (size_t i = 0; i <= regions.size(); ++i) {
+    const bool last = i == regions.size();
+    uint64_t gap_end = last ? kMaxAddr : regions[i].start;
+    if (!last && regions[i].path == "[stack]" && gap_end > kStackRoom) gap_end -= kStackRoom;
+    const uint64_t usable = heap_below ? gap_start + kHeapRoom : gap_start;
+    if (gap_end > usable) consider(usable, gap_end);
+    if (last) break;
+    gap_start = regions[i].end;
+    // Behind the main program's data or the heap itself the heap grows upwards.
+    heap_below =
+        regions[i].path == "[heap]" || (regions[i].write && regions[i].end < uint64_t{1} << 46);
+  }
+}
+
+}  // namespace
+
 std::optional<uint64_t> find_hole(const std::vector<Region>& regions, uint64_t near_start,
                                   uint64_t near_end, uint64_t bytes) {
   const uint64_t low = std::max(kMinAddr, near_end > kReach ? near_end - kReach : 0);
@@ -181,26 +204,26 @@ std::optional<uint64_t> find_hole(const std::vector<Region>& regions, uint64_t n
       best_distance = distance;
     }
   };
-  uint64_t gap_start = kMinAddr;
-  bool heap_below = false;
-  for (size_t i = 0; i <= regions.size(); ++i) {
-    const bool last = i == regions.size();
-    uint64_t gap_end = last ? kMaxAddr : regions[i].start;
-    if (!last && regions[i].path == "[stack]" && gap_end > kStackRoom) gap_end -= kStackRoom;
-    uint64_t usable = gap_start;
-    if (heap_below) usable += kHeapRoom;
-    if (gap_end > usable && gap_end - usable >= bytes) {
-      const uint64_t top = (std::min(gap_end, high) - bytes) & ~uint64_t{0xffff};
-      if (top >= usable) consider(top);
-      consider((std::max(usable, low) + 0xffff) & ~uint64_t{0xffff});
-    }
-    if (last) break;
-    gap_start = regions[i].end;
-    // Behind the main program's data or the heap itself the heap grows upwards.
-    heap_below =
-        regions[i].path == "[heap]" || (regions[i].write && regions[i].end < uint64_t{1} << 46);
-  }
+  for_each_gap(regions, [&](uint64_t begin, uint64_t end) {
+    if (end - begin < bytes) return;
+    const uint64_t top = (std::min(end, high) - bytes) & ~uint64_t{0xffff};
+    if (top >= begin) consider(top);
+    consider((std::max(begin, low) + 0xffff) & ~uint64_t{0xffff});
+  });
   return best;
+}
+
+std::optional<uint64_t> find_place(const std::vector<Region>& regions, uint64_t first,
+                                   uint64_t choices, uint64_t bytes) {
+  constexpr uint64_t kPage = 4096;
+  std::optional<uint64_t> place;
+  for_each_gap(regions, [&](uint64_t begin, uint64_t end) {
+    const uint64_t from = (begin + kPage - 1) & ~(kPage - 1);
+    const uint64_t at = std::max(first, from);
+    const uint64_t last = (at + bytes + kPage - 1) & ~(kPage - 1);
+    if (!place && at - first < choices && at >= first && last <= end) place = at;
+  });
+  return place;
 }
 
 }  // namespace bpftime::target

@@ -60,6 +60,10 @@ Result<ProcStatus> read_status(pid_t pid);
 /// above.
 bool has_ended(pid_t tid);
 
+/// A free address in [first, first + choices) with `bytes` free behind it, on pages of its own.
+std::optional<uint64_t> find_place(const std::vector<Region>& regions, uint64_t first,
+                                   uint64_t choices, uint64_t bytes);
+
 /// A free range of `bytes` from which every byte of [near_start, near_end) and every byte of the
 /// range itself are within reach of a rel32. Keeps clear of the growing ends of heap and stack.
 std::optional<uint64_t> find_hole(const std::vector<Region>& regions, uint64_t near_start,

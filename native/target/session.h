@@ -202,6 +202,7 @@ class Session {
     std::vector<Piece> ways;  // jumps that stay: a thread on one of them will be inside
     std::vector<std::pair<Arena*, uint32_t>> stats;
     std::set<uint32_t> programs;
+    std::vector<std::pair<uint64_t, uint64_t>> landings;  // ranges
   };
   struct Image {
     std::shared_ptr<ProgObject> program;
@@ -230,10 +231,12 @@ class Session {
     std::vector<rewrite::PcPair> pc_map;
     uint64_t head = 0, copy = 0, body = 0;  // no head before the first body
     uint32_t body_bytes = 0;
-    std::vector<Lane> lanes;  // of the head's block; the first leads to the copy
-    size_t lane = 0;          // the one that the head takes
-    bool is_fresh = true;     // planned by the apply() that is under way
-    bool is_exit = false;     // its last instruction is a `ret` where returns are caught
+    std::vector<Lane> lanes;                  // of the head's block; the first leads to the copy
+    size_t lane = 0;                          // the one that the head takes
+    std::vector<uint8_t> pad_old;             // kShort: what is at plan.pad while it is off
+    uint64_t landing = 0, landing_bytes = 0;  // kPunned: where it leads; the pages around it
+    bool is_fresh = true;                     // planned by the apply() that is under way
+    bool is_exit = false;  // its last instruction is a `ret` where returns are caught
     bool is_entry = false;
     bool on = false;
     bool is_go = false;
@@ -313,10 +316,22 @@ class Session {
   Result<Change> prepare(const SiteRequest& request);
   Result<Function> decode(uint64_t addr, uint32_t size);
   Result<void> plan_site(const SiteRequest& request, Site* site);
+  [[nodiscard]] bool overlaps(const rewrite::SitePlan& plan) const;
+  Result<void> make_relay(const Function& function, Patch* patch);
+  Result<void> make_landing(Patch* patch);
+  static std::vector<uint8_t> site_bytes(const Patch& patch, uint64_t head);
+  struct Relay {
+    uint64_t addr = 0;
+    std::vector<uint8_t> bytes;
+  };
+  static Relay relay_of(const Patch& patch, uint64_t head);
+  [[nodiscard]] Result<bool> leads_to(const Patch& patch, uint64_t head) const;
+  [[nodiscard]] Result<void> write_relay(const Patch& patch, uint64_t head, bool on) const;
   Result<void> plan_entry(const Function& function, uint64_t addr, Site* site);
   Result<void> plan_site_exits(const Function& function, Site* site);
   Result<rewrite::ExitPlan> plan_exits(const Function& function);
   Result<rewrite::SitePlan> plan_window(const Function& function, uint64_t addr);
+  Result<std::vector<rewrite::SitePlan>> plan_windows(const Function& function, uint64_t addr);
   void register_patches(const Site& site);
   void unregister_patches(const Site& site);
   Result<void> check_window(const Function& function, const rewrite::SitePlan& plan);
@@ -346,6 +361,7 @@ class Session {
                                 const StoppedProcess& process) const;
   void settle(Change* change);
   static void release_counters(const Change& change);
+  static const char* form_name(const Patch& patch);
   void forget(std::vector<Change>* changes, const std::vector<SiteRequest>& requests);
   Result<void> build_filter(Change* change);
   using CodeBuilder = std::function<Result<rewrite::Trampoline>(uint64_t at)>;
@@ -372,9 +388,10 @@ class Session {
   void retire_head(const Site& site, const Patch& patch);
   void drop_fresh(Site* site);
   Result<uint64_t> recycle();
-  void free_retired(const std::vector<uint64_t>& pointers, const std::set<uint32_t>& returning);
-  std::vector<std::pair<uint64_t, uint64_t>> take_idle_images(
-      const std::vector<uint64_t>& pointers);
+  void free_retired(const std::vector<uint64_t>& pointers, const std::set<uint32_t>& returning,
+                    std::vector<std::pair<uint64_t, uint64_t>>* unmapped);
+  void take_idle_images(const std::vector<uint64_t>& pointers,
+                        std::vector<std::pair<uint64_t, uint64_t>>* unmapped);
   Result<void> unmap(const std::vector<std::pair<uint64_t, uint64_t>>& ranges);
 
   pid_t pid_;
@@ -410,15 +427,21 @@ class Session {
   std::unordered_map<uint32_t, uint64_t> map_addrs_;  // by map id
   std::unordered_map<uint32_t, uint64_t> map_bytes_;
   std::map<uint64_t, std::unique_ptr<Site>> sites_;  // by wanted address
-  std::map<uint64_t, Patch*> patches_;               // of all sites, by address of the jump
-  std::vector<Region> regions_;                      // as of the current operation
+  struct Held {
+    const Patch* patch;
+    const std::vector<uint8_t>* old_bytes;
+    uint32_t reach;  // bytes that must stay as they are
+  };
+  std::map<uint64_t, Held> held_;  // the text that all sites took, by address
+  std::vector<Region> regions_;    // as of the current operation
   struct TextIndex {
     uint64_t end = 0, inode = 0;
     std::unique_ptr<rewrite::BranchIndex> branches;
   };
-  std::map<uint64_t, TextIndex> text_indexes_;  // by start of the mapping
-  std::vector<Piece> taken_;                    // by the apply() that is under way
-  std::map<uint32_t, Retired> retired_;         // by site id
+  std::map<uint64_t, TextIndex> text_indexes_;           // by start of the mapping
+  std::vector<std::pair<uint64_t, uint64_t>> landings_;  // ranges
+  std::vector<Piece> taken_;                             // by the apply() that is under way
+  std::map<uint32_t, Retired> retired_;                  // by site id
   uint64_t retired_bytes_ = 0;
   uint64_t recycle_at_bytes_ = kRecycleBytes;
   uint32_t next_site_id_ = 1;

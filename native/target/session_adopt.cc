@@ -291,6 +291,11 @@ Result<std::unique_ptr<Session::Patch>> Session::restore_patch(const PatchState&
   patch->plan.falls_through = state.falls_through;
   patch->plan.loops_to_site = state.loops_to_site;
   patch->plan.behind_check = state.behind_check;
+  patch->plan.form = static_cast<rewrite::SiteForm>(state.form);
+  patch->plan.pad = state.pad;
+  patch->landing = state.landing;
+  patch->landing_bytes = state.landing_bytes;
+  patch->pad_old = state.pad_old;
   patch->is_go = state.is_go;
   patch->has_room = state.has_room;
   patch->is_fresh = false;
@@ -301,7 +306,7 @@ Result<std::unique_ptr<Session::Patch>> Session::restore_patch(const PatchState&
   patch->copy = state.copy;
   patch->lane = state.lane;
   patch->lanes = restore_lanes(state.lanes);
-  if (patch->head != 0) patch->new_bytes = jump_bytes(state.site, state.head, state.window);
+  if (patch->head != 0) patch->new_bytes = site_bytes(*patch, state.head);
   const auto none = [](uint64_t, void*, size_t) { return false; };
   Result<rewrite::FunctionView> window =
       rewrite::decode_function(state.site, state.window, state.old_bytes, none);
@@ -369,6 +374,10 @@ Result<void> Session::restore_site(const SiteState& state) {
       site->exits.push_back(std::move(*patch));
     }
   }
+  for (const Patch* patch : site->patches()) {
+    const uint64_t page = patch->landing & ~uint64_t{ABI_PAGE_BYTES - 1};
+    if (page != 0) landings_.emplace_back(page, page + patch->landing_bytes);
+  }
   for (const Hook& hook : site->hooks) {
     site->request.hooks.push_back(hook.request);
     const auto image = images_.find(hook.request.prog_id);
@@ -381,6 +390,20 @@ Result<void> Session::restore_site(const SiteState& state) {
   return {};
 }
 
+// Is the site's text, with what lies between it and the head, a jump to `head`?
+Result<bool> Session::leads_to(const Patch& patch, uint64_t head) const {
+  const std::vector<uint8_t> jump = site_bytes(patch, head);
+  std::vector<uint8_t> seen(jump.size());
+  Result<void> read = get(patch.plan.site, seen.data(), seen.size());
+  if (!read) return read.error();
+  if (seen != jump) return false;
+  const Relay relay = relay_of(patch, head);
+  seen.resize(relay.bytes.size());
+  if (!seen.empty()) read = get(relay.addr, seen.data(), seen.size());
+  if (!read) return read.error();
+  return seen == relay.bytes;
+}
+
 Result<Session::ChangeStep> Session::restore_step(Patch* patch, const StepState& state) const {
   ChangeStep step;
   step.patch = patch;
@@ -389,14 +412,12 @@ Result<Session::ChangeStep> Session::restore_step(Patch* patch, const StepState&
   step.calls = state.calls;
   if (state.head == 0) return step;
   // The text may lead to the new head already.
-  const std::vector<uint8_t> jump = jump_bytes(patch->plan.site, state.head, patch->plan.window);
-  std::vector<uint8_t> seen(jump.size());
-  const Result<void> read = get(patch->plan.site, seen.data(), seen.size());
-  if (!read) return read.error();
-  if (seen != jump) return step;
+  const Result<bool> leads = leads_to(*patch, state.head);
+  if (!leads) return leads.error();
+  if (!leads.value()) return step;
   patch->head = state.head;
   patch->lanes = restore_lanes(state.lanes);
-  patch->new_bytes = jump;
+  patch->new_bytes = site_bytes(*patch, state.head);
   patch->on = true;
   return step;
 }

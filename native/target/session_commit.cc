@@ -85,7 +85,9 @@ void Session::forget(std::vector<Change>* changes, const std::vector<SiteRequest
 // Forgets the patches that were planned for a change that did not happen.
 void Session::drop_fresh(Site* site) {
   unregister_patches(*site);
-  if (site->entry != nullptr && site->entry->is_fresh) site->entry.reset();
+  if (site->entry != nullptr && site->entry->is_fresh) {
+    site->entry.reset();
+  }
   if (!site->exits.empty() && site->exits.front()->is_fresh) {
     site->exits.clear();
     site->exits_planned = false;
@@ -170,6 +172,13 @@ Result<void> Session::check_bytes(Change* change) {
     if (step.vanished) continue;
     if (!mapped) return fail(ESTALE, "the code is no longer mapped");
     if (seen != expected) return fail(EBUSY, "somebody else changed the code there");
+    if (patch.plan.pad == 0) continue;
+    const std::vector<uint8_t> jump =
+        patch.on ? jump_bytes(patch.plan.pad, patch.head, rewrite::kJumpBytes) : patch.pad_old;
+    seen.resize(jump.size());
+    if (!get(patch.plan.pad, seen.data(), seen.size()).ok() || seen != jump) {
+      return fail(EBUSY, "somebody else changed the padding that its jump needs");
+    }
   }
   return {};
 }
@@ -189,6 +198,9 @@ Result<void> Session::write_change(const Change& change, StoppedProcess* process
       if (!aimed) return aimed;
     }
     if ((was_on == becomes_on && !new_head) || step.vanished) continue;
+    const Result<void> relayed =
+        write_relay(patch, new_head && !undo ? step.head : patch.head, becomes_on);
+    if (!relayed) return relayed;
     const auto& jump = new_head && !undo ? step.new_bytes : patch.new_bytes;
     const auto& bytes = becomes_on ? jump : patch.old_bytes;
     const Result<void> wrote = put(patch.plan.site, bytes.data(), bytes.size());
@@ -316,6 +328,17 @@ std::vector<HookCounters> Session::counters() const {
   return out;
 }
 
+const char* Session::form_name(const Patch& patch) {
+  switch (patch.plan.form) {
+    case rewrite::SiteForm::kShort:
+      return "short";
+    case rewrite::SiteForm::kPunned:
+      return "punned";
+    default:
+      return "jmp";
+  }
+}
+
 std::vector<PatchInfo> Session::patch_infos() const {
   std::vector<PatchInfo> out;
   for (const auto& [addr, site] : sites_) {
@@ -332,7 +355,7 @@ std::vector<PatchInfo> Session::patch_infos() const {
       info.old_bytes = patch->old_bytes;
       info.new_bytes = patch->new_bytes;
       info.copy_bytes = patch->copy_bytes;
-      info.form = "jmp";
+      info.form = form_name(*patch);
       out.push_back(std::move(info));
     }
   }

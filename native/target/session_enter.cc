@@ -398,6 +398,7 @@ std::vector<std::pair<uint64_t, uint64_t>> Session::code_ranges() const {
   }
   for (const auto& [id, image] : images_) ranges.emplace_back(image.base, image.base + image.bytes);
   ranges.insert(ranges.end(), former_code_.begin(), former_code_.end());
+  ranges.insert(ranges.end(), landings_.begin(), landings_.end());
   return ranges;
 }
 

@@ -66,7 +66,8 @@ Result<void> Session::write_go_resumes(const std::vector<Change>& changes) const
     for (const ChangeStep& step : change.steps) changed[step.patch] = step.body != 0;
   }
   std::vector<go_resume> all;
-  for (const auto& [site, patch] : patches_) {
+  for (const auto& [site, held] : held_) {
+    const Patch* patch = held.patch;
     if (!patch->is_go || patch->plan.behind_check) continue;
     const auto it = changed.find(patch);
     if (!(it != changed.end() ? it->second : patch->on)) continue;

@@ -97,6 +97,11 @@ SiteState Session::site_state(const Site& site) const {
     one.is_exit = patch->is_exit;
     one.is_entry = patch->is_entry;
     one.on = patch->on;
+    one.form = static_cast<uint8_t>(patch->plan.form);
+    one.pad = patch->plan.pad;
+    one.landing = patch->landing;
+    one.landing_bytes = patch->landing_bytes;
+    one.pad_old = patch->pad_old;
     one.old_bytes = patch->old_bytes;
     one.head = patch->head;
     one.copy = patch->copy;
@@ -154,6 +159,14 @@ SessionState Session::state(const std::vector<Change>* changes) const {
   }
   for (const auto* ranges : {&orphans_, &former_code_}) {
     for (const auto& [start, end] : *ranges) state.ranges.push_back(range_state(start, end));
+  }
+  // Landings of sites go with these; the others are only to be unmapped.
+  for (const auto& [start, end] : landings_) {
+    const bool is_lived = std::any_of(held_.begin(), held_.end(), [&](const auto& held) {
+      const uint64_t landing = held.second.patch->landing;
+      return landing >= start && landing < end;
+    });
+    if (!is_lived) state.ranges.push_back(range_state(start, end));
   }
   if (gate_ != 0) state.ranges.push_back(range_state(gate_, gate_ + ABI_PAGE_BYTES));
   for (const auto& [addr, site] : sites_) state.sites.push_back(site_state(*site));

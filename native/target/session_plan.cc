@@ -2,6 +2,8 @@
 // Session, planning: from a wanted site to the places in the text that have to change, with their
 // heads and copies. Reads the target; nothing that it writes is reachable by its threads yet.
 #include <algorithm>
+#include <array>
+#include <cstring>
 
 #include "../rewrite/emit.h"
 #include "../rewrite/go_prologue.h"
@@ -16,6 +18,7 @@ constexpr uint64_t kFunctionBytesMax = 4 << 20;
 constexpr uint64_t kTextScanBytesMax = uint64_t{256} << 20;
 constexpr const char* kMayFault =
     "a nil dereference among the bytes that would move could not become a panic";
+constexpr uint64_t kLandingBytes = 14;  // jmp [rip]; the address
 
 }  // namespace
 
@@ -27,20 +30,27 @@ std::vector<Session::Patch*> Session::Site::patches() const {
 }
 
 void Session::register_patches(const Site& site) {
-  for (Patch* patch : site.patches()) patches_[patch->plan.site] = patch;
+  for (const Patch* patch : site.patches()) {
+    held_[patch->plan.site] = {patch, &patch->old_bytes, patch->plan.reach()};
+    if (patch->plan.pad != 0)
+      held_[patch->plan.pad] = {patch, &patch->pad_old, rewrite::kJumpBytes};
+  }
 }
 
 void Session::unregister_patches(const Site& site) {
-  for (const Patch* patch : site.patches()) patches_.erase(patch->plan.site);
+  for (const Patch* patch : site.patches()) {
+    held_.erase(patch->plan.site);
+    held_.erase(patch->plan.pad);
+  }
 }
 
 Result<std::vector<uint8_t>> Session::original_bytes(uint64_t addr, uint64_t size) const {
   std::vector<uint8_t> bytes(size);
   const Result<void> read = get(addr, bytes.data(), bytes.size());
   if (!read) return read.error();
-  auto it = patches_.lower_bound(addr - std::min<uint64_t>(addr, rewrite::kWindowBytesMax));
-  for (; it != patches_.end() && it->first < addr + size; ++it) {
-    const std::vector<uint8_t>& old_bytes = it->second->old_bytes;
+  auto it = held_.lower_bound(addr - std::min<uint64_t>(addr, rewrite::kWindowBytesMax));
+  for (; it != held_.end() && it->first < addr + size; ++it) {
+    const std::vector<uint8_t>& old_bytes = *it->second.old_bytes;
     for (size_t i = 0; i < old_bytes.size(); ++i) {
       const uint64_t pos = it->first + i;
       if (pos >= addr && pos < addr + size) bytes[pos - addr] = old_bytes[i];
@@ -84,6 +94,14 @@ Result<Session::Function> Session::decode(uint64_t addr, uint32_t size) {
   return Function{std::move(view.value()), *text};
 }
 
+bool Session::overlaps(const rewrite::SitePlan& plan) const {
+  const auto behind = held_.lower_bound(plan.site);
+  if (behind != held_.end() && behind->first < plan.site + plan.reach()) return true;
+  if (behind == held_.begin()) return false;
+  const auto before = std::prev(behind);
+  return before->first + before->second.reach > plan.site;
+}
+
 // What the function alone cannot tell about a window: who else was there, who jumps into it.
 Result<void> Session::check_window(const Function& function, const rewrite::SitePlan& plan) {
   const rewrite::FunctionView& view = function.view;
@@ -97,16 +115,7 @@ Result<void> Session::check_window(const Function& function, const rewrite::Site
   if (plan.site - view.addr + plan.window > view.bytes.size()) {
     return fail(EOPNOTSUPP, "the mapping ends within the first bytes");
   }
-  const auto behind = patches_.lower_bound(plan.site);
-  if (behind != patches_.end() && behind->first < plan.site + plan.window) {
-    return fail(EBUSY, "another probe's bytes overlap");
-  }
-  if (behind != patches_.begin()) {
-    const auto before = std::prev(behind);
-    if (before->first + before->second->plan.window > plan.site) {
-      return fail(EBUSY, "another probe's bytes overlap");
-    }
-  }
+  if (overlaps(plan)) return fail(EBUSY, "another probe's bytes overlap");
   const Result<const rewrite::BranchIndex*> branches = branches_of(function.text);
   if (branches.ok() &&
       branches.value()->enters(plan.site, plan.window, view.addr, view.addr + view.size)) {
@@ -139,9 +148,92 @@ Result<std::unique_ptr<Session::Patch>> Session::make_patch(const Function& func
   if (!relocated) return relocated.error();
   patch->pc_map = std::move(relocated.value().map);
   patch->copy_bytes = std::move(relocated.value().code);
+  const Result<void> relayed = make_relay(function, patch.get());
+  if (!relayed) return relayed.error();
   const Result<void> wrote = put(patch->copy, patch->copy_bytes.data(), patch->copy_bytes.size());
   if (!wrote) return wrote.error();
   return patch;
+}
+
+// The text at the site of a patch that leads to `head`.
+std::vector<uint8_t> Session::site_bytes(const Patch& patch, uint64_t head) {
+  const rewrite::SitePlan& plan = patch.plan;
+  if (plan.form == rewrite::SiteForm::kJump) return jump_bytes(plan.site, head, plan.window);
+  std::vector<uint8_t> bytes;
+  if (plan.form == rewrite::SiteForm::kShort) {
+    bytes = {0xeb, static_cast<uint8_t>(plan.pad - plan.site - 2)};
+    bytes.resize(plan.window, 0xcc);
+  } else {
+    bytes = jump_bytes(plan.site, patch.landing, rewrite::kJumpBytes);
+    bytes.resize(plan.window);
+  }
+  return bytes;
+}
+
+// What lies between a jump that cannot reach far and the head.
+Session::Relay Session::relay_of(const Patch& patch, uint64_t head) {
+  const rewrite::SitePlan& plan = patch.plan;
+  if (plan.form == rewrite::SiteForm::kShort) {
+    return {plan.pad, jump_bytes(plan.pad, head, rewrite::kJumpBytes)};
+  }
+  if (plan.form != rewrite::SiteForm::kPunned) return {};
+  std::vector<uint8_t> code{0xff, 0x25, 0, 0, 0, 0};  // jmp [rip]
+  code.resize(kLandingBytes);
+  memcpy(code.data() + 6, &head, sizeof head);
+  return {patch.landing, std::move(code)};
+}
+
+// Everything stands still, or no thread comes there.
+Result<void> Session::write_relay(const Patch& patch, uint64_t head, bool on) const {
+  const Relay relay = relay_of(patch, head);
+  if (relay.bytes.empty()) return {};
+  if (!on && patch.pad_old.empty()) return {};
+  return put(relay.addr, on ? relay.bytes.data() : patch.pad_old.data(), relay.bytes.size());
+}
+
+// The place that write_relay will write, if the form has one.
+Result<void> Session::make_relay(const Function& function, Patch* patch) {
+  const rewrite::SitePlan& plan = patch->plan;
+  if (plan.form == rewrite::SiteForm::kPunned) return make_landing(patch);
+  if (plan.form != rewrite::SiteForm::kShort) return {};
+  Result<std::vector<uint8_t>> bytes = original_bytes(plan.pad, rewrite::kJumpBytes);
+  if (!bytes) return bytes.error();
+  patch->pad_old = std::move(bytes.value());
+  rewrite::SitePlan pad;
+  pad.site = plan.pad;
+  const Result<const rewrite::BranchIndex*> branches = branches_of(function.text);
+  if (!branches.ok() || branches.value()->enters(pad.site - 1, rewrite::kJumpBytes + 1, 0, 0) ||
+      overlaps(pad)) {
+    return fail(EOPNOTSUPP, "the padding in reach is in use");
+  }
+  return {};
+}
+
+// A page of code where a punned jump leads: the upper bytes of its displacement are what stands
+// behind the window.
+Result<void> Session::make_landing(Patch* patch) {
+  const rewrite::SitePlan& plan = patch->plan;
+  const uint64_t next = plan.site + rewrite::kJumpBytes;
+  const Result<std::vector<uint8_t>> now = original_bytes(plan.site, rewrite::kJumpBytes);
+  if (!now) return now.error();
+  std::vector<uint8_t> bytes = now.value();
+  std::fill(bytes.begin(), bytes.begin() + plan.window, uint8_t{0});
+  int32_t low = 0;  // the displacement with its free bytes zero
+  memcpy(&low, bytes.data() + 1, sizeof low);
+  const uint64_t choices = uint64_t{1} << 8 * (plan.window - 1);
+  const uint64_t first = next + static_cast<uint64_t>(int64_t{low});
+  const auto at = find_place(regions_, first, choices, kLandingBytes);
+  if (!at) return fail(EOPNOTSUPP, "where a punned jump could lead is not free");
+  const uint64_t page = *at & ~uint64_t{ABI_PAGE_BYTES - 1};
+  const uint64_t end = (*at + kLandingBytes + ABI_PAGE_BYTES - 1) & ~uint64_t{ABI_PAGE_BYTES - 1};
+  std::vector<MapWant> wants{
+      MapWant::anon(end - page, PROT_READ | PROT_EXEC, MAP_FIXED_NOREPLACE, page)};
+  const Result<void> mapped = map_all(&wants);
+  if (!mapped) return mapped;
+  landings_.emplace_back(page, end);
+  patch->landing = *at;
+  patch->landing_bytes = end - page;
+  return {};
 }
 
 Result<uint32_t> Session::check_exits(uint64_t addr, uint32_t size, bool is_go) {
@@ -186,6 +278,16 @@ Result<rewrite::SitePlan> Session::plan_window(const Function& function, uint64_
   return plan;
 }
 
+// Every form for the site, best first. Go's code takes the jump only: where its stack check stands
+// decides where programs may run.
+Result<std::vector<rewrite::SitePlan>> Session::plan_windows(const Function& function,
+                                                             uint64_t addr) {
+  if (!function.is_go) return rewrite::plan_forms(function.view, addr);
+  const Result<rewrite::SitePlan> plan = plan_window(function, addr);
+  if (!plan) return plan.error();
+  return std::vector<rewrite::SitePlan>{plan.value()};
+}
+
 // Plans what the wanted hooks need and the site does not have yet.
 Result<void> Session::plan_site(const SiteRequest& request, Site* site) {
   bool wants_entry = false, wants_return = false;
@@ -222,14 +324,23 @@ Result<void> Session::plan_site(const SiteRequest& request, Site* site) {
 
 Result<void> Session::plan_entry(const Function& function, uint64_t addr, Site* site) {
   if (site->entry != nullptr) return {};
-  Result<rewrite::SitePlan> plan = plan_window(function, addr);
-  if (!plan) return plan.error();
-  Result<std::unique_ptr<Patch>> patch = make_patch(function, plan.value(), site->arena);
-  if (!patch) return patch.error();
-  site->entry = std::move(patch.value());
-  site->entry->has_room = plan->behind_check;
-  site->entry->is_entry = true;
-  return {};
+  const Result<std::vector<rewrite::SitePlan>> forms = plan_windows(function, addr);
+  if (!forms) return forms.error();
+  // Of several reasons the first form's says most; when it has none, the last one's.
+  const Result<rewrite::SitePlan> best = plan_window(function, addr);
+  Failure reason = best.ok() ? Failure{0, nullptr} : best.error();
+  for (const rewrite::SitePlan& plan : forms.value()) {
+    Result<std::unique_ptr<Patch>> patch = make_patch(function, plan, site->arena);
+    if (patch.ok()) {
+      site->entry = std::move(patch.value());
+      site->entry->has_room = plan.behind_check;
+      site->entry->is_entry = true;
+      return {};
+    }
+    if (reason.errnum == 0) reason = patch.error();
+    if (patch.error().errnum != EOPNOTSUPP) return patch.error();
+  }
+  return reason;
 }
 
 Result<void> Session::plan_site_exits(const Function& function, Site* site) {

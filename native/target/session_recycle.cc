@@ -38,7 +38,11 @@ void Session::retire_hook(const Site& site, const Hook& hook) {
 
 void Session::retire_patch(const Site& site, const Patch& patch) {
   retire_head(site, patch);
-  retire(site, patch.copy, patch.copy_bytes.size());
+  if (patch.copy != 0) retire(site, patch.copy, patch.copy_bytes.size());
+  if (patch.landing != 0) {
+    const uint64_t page = patch.landing & ~uint64_t{ABI_PAGE_BYTES - 1};
+    retired_[site.id].landings.emplace_back(page, page + patch.landing_bytes);
+  }
 }
 
 // A head with every body that it can lead to.
@@ -56,7 +60,11 @@ Result<uint64_t> Session::recycle() {
       images_.begin(), images_.end(), [](const auto& image) { return image.second.users == 0; }));
   // Images of a former daemon have no programs yet.
   if (!can_keep_ || !adopted_.empty()) return uint64_t{0};
-  if (retired_bytes_ < recycle_at_bytes_ && idle < kIdleImagesMax) return uint64_t{0};
+  // The place where a punned jump leads has few alternatives: it is wanted back at once.
+  const bool landing = std::any_of(retired_.begin(), retired_.end(), [](const auto& retired) {
+    return !retired.second.landings.empty();
+  });
+  if (retired_bytes_ < recycle_at_bytes_ && idle < kIdleImagesMax && !landing) return uint64_t{0};
   std::vector<std::pair<uint64_t, uint64_t>> unmapped;
   uint64_t pause_ns = 0;
   {
@@ -67,8 +75,8 @@ Result<uint64_t> Session::recycle() {
     const std::vector<uint64_t> pointers = stopped.value()->code_pointers(code_ranges());
     const std::set<uint32_t> returning = live_return_sites();
     pause_ns = stopped.value()->release();
-    free_retired(pointers, returning);
-    unmapped = take_idle_images(pointers);
+    free_retired(pointers, returning, &unmapped);
+    take_idle_images(pointers, &unmapped);
   }
   // A thread that sleeps in an old body keeps it: do not ask at each change from now on.
   recycle_at_bytes_ = retired_bytes_ + kRecycleBytes;
@@ -81,7 +89,8 @@ Result<uint64_t> Session::recycle() {
 }
 
 void Session::free_retired(const std::vector<uint64_t>& pointers,
-                           const std::set<uint32_t>& returning) {
+                           const std::set<uint32_t>& returning,
+                           std::vector<std::pair<uint64_t, uint64_t>>* unmapped) {
   for (auto it = retired_.begin(); it != retired_.end();) {
     const Retired& retired = it->second;
     const auto is_used = [&](const Piece& piece) {
@@ -99,14 +108,18 @@ void Session::free_retired(const std::vector<uint64_t>& pointers,
       retired_bytes_ -= piece.bytes;
     }
     for (const auto& [arena, index] : retired.stats) arena->give_back_stats(index);
+    for (const auto& range : retired.landings) {
+      std::erase(landings_, range);
+      unmapped->push_back(range);
+    }
     it = retired_.erase(it);
   }
 }
 
-/// Forgets the images that nobody calls, and the maps that only they use: what to unmap.
-std::vector<std::pair<uint64_t, uint64_t>> Session::take_idle_images(
-    const std::vector<uint64_t>& pointers) {
-  std::vector<std::pair<uint64_t, uint64_t>> ranges;
+/// Forgets the images that nobody calls, and the maps that only they use.
+void Session::take_idle_images(const std::vector<uint64_t>& pointers,
+                               std::vector<std::pair<uint64_t, uint64_t>>* unmapped) {
+  const size_t before = unmapped->size();
   for (auto it = images_.begin(); it != images_.end();) {
     const auto& [id, image] = *it;
     const bool called = std::any_of(retired_.begin(), retired_.end(), [&](const auto& retired) {
@@ -116,10 +129,10 @@ std::vector<std::pair<uint64_t, uint64_t>> Session::take_idle_images(
       ++it;
       continue;
     }
-    ranges.emplace_back(image.base, image.base + image.bytes);
+    unmapped->emplace_back(image.base, image.base + image.bytes);
     it = images_.erase(it);
   }
-  if (ranges.empty()) return ranges;
+  if (unmapped->size() == before) return;
   std::set<uint32_t> used{log_->id};
   for (const auto& [id, image] : images_) {
     for (const auto& map : image.program->maps) used.insert(map->id);
@@ -130,11 +143,10 @@ std::vector<std::pair<uint64_t, uint64_t>> Session::take_idle_images(
       ++it;
       continue;
     }
-    ranges.emplace_back(addr, addr + map_bytes_[id]);
+    unmapped->emplace_back(addr, addr + map_bytes_[id]);
     map_bytes_.erase(id);
     it = map_addrs_.erase(it);
   }
-  return ranges;
 }
 
 Result<void> Session::unmap(const std::vector<std::pair<uint64_t, uint64_t>>& ranges) {

@@ -429,7 +429,7 @@ Result<void> Session::put_code(Arena* arena, const CodeBuilder& build, ChangeSte
     const Result<void> headed = put_head(at.value(), patch.copy, &patch.lanes);
     if (!headed) return headed;
     patch.head = at.value();
-    patch.new_bytes = jump_bytes(patch.plan.site, patch.head, patch.plan.window);
+    patch.new_bytes = site_bytes(patch, patch.head);
     step->made_head = true;
   }
   const Result<rewrite::Trampoline> trampoline = build(at.value() + head_bytes);

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "../rewrite/emit.h"
 #include "../rewrite/site_plan.h"
 #include "../rewrite/trampoline.h"
 
@@ -137,8 +138,8 @@ void fields(A& a, HookState& h) {
 template <typename A>
 void fields(A& a, PatchState& p) {
   a(p.site, p.window, p.count, p.at_entry, p.falls_through, p.loops_to_site, p.behind_check,
-    p.is_go, p.has_room, p.is_exit, p.is_entry, p.on, p.old_bytes, p.head, p.copy, p.body,
-    p.body_bytes, p.lane, p.lanes);
+    p.is_go, p.has_room, p.is_exit, p.is_entry, p.on, p.form, p.pad, p.landing, p.landing_bytes,
+    p.old_bytes, p.pad_old, p.head, p.copy, p.body, p.body_bytes, p.lane, p.lanes);
 }
 template <typename A>
 void fields(A& a, SiteState& s) {
@@ -186,9 +187,30 @@ bool check_lanes(uint64_t head, const std::vector<LaneState>& lanes, const Arena
   });
 }
 
+bool check_form(const PatchState& patch) {
+  const bool relays = patch.pad != 0 || patch.landing != 0 || patch.landing_bytes != 0;
+  switch (static_cast<rewrite::SiteForm>(patch.form)) {
+    case rewrite::SiteForm::kJump:
+      return patch.window >= rewrite::kJumpBytes && !relays && patch.pad_old.empty();
+    case rewrite::SiteForm::kShort: {
+      const int64_t rel = static_cast<int64_t>(patch.pad - patch.site - 2);
+      return patch.window >= 2 && rel >= INT8_MIN && rel <= INT8_MAX &&
+             patch.pad_old.size() == rewrite::kJumpBytes && patch.landing == 0;
+    }
+    case rewrite::SiteForm::kPunned: {
+      const uint64_t page = patch.landing & ~kPageMask;
+      return patch.window >= 1 && patch.window < rewrite::kJumpBytes && patch.pad == 0 &&
+             patch.pad_old.empty() && is_range(page, patch.landing_bytes) &&
+             patch.landing_bytes <= 2 * (kPageMask + 1) &&
+             rewrite::fits_rel32(patch.site + rewrite::kJumpBytes, patch.landing);
+    }
+  }
+  return false;
+}
+
 bool check_patch(const PatchState& patch, const ArenaState& arena) {
   const uint32_t window = patch.window;
-  return window >= rewrite::kJumpBytes && window <= rewrite::kWindowBytesMax &&
+  return check_form(patch) && window <= rewrite::kWindowBytesMax &&
          patch.old_bytes.size() == window && patch.count != 0 && patch.count <= window &&
          patch.site != 0 && patch.site < kUserEnd && check_lanes(patch.head, patch.lanes, arena) &&
          (patch.head == 0 ? !patch.on && patch.lane == 0 : patch.lane < patch.lanes.size()) &&
@@ -200,7 +222,8 @@ bool check_site(const SiteState& site, const SessionState& state) {
   if (site.arena >= state.arenas.size() || site.patches.empty() || site.exit_form > 2) return false;
   const ArenaState& arena = state.arenas[site.arena];
   for (size_t i = 0; i < site.patches.size(); ++i) {
-    if (!check_patch(site.patches[i], arena) || site.patches[i].is_entry != (i == 0)) return false;
+    const PatchState& patch = site.patches[i];
+    if (!check_patch(patch, arena) || (patch.is_entry ? i != 0 : !patch.is_exit)) return false;
   }
   return check_hooks(site.hooks, arena);
 }

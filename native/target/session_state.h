@@ -49,7 +49,9 @@ struct PatchState {
   bool at_entry = false, falls_through = true, loops_to_site = false, behind_check = false;
   bool is_go = false, has_room = false;
   bool is_exit = false, is_entry = false, on = false;
-  std::vector<uint8_t> old_bytes;
+  uint8_t form = 0;  // rewrite::SiteForm
+  uint64_t pad = 0, landing = 0, landing_bytes = 0;
+  std::vector<uint8_t> old_bytes, pad_old;
   uint64_t head = 0, copy = 0, body = 0;
   uint32_t body_bytes = 0;
   uint32_t lane = 0;  // index

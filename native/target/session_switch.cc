@@ -90,7 +90,7 @@ Result<void> Session::choose_lane(Arena* arena, ChangeStep* step) {
     lanes = &step->lanes;
     const Result<void> headed = put_head(head, patch.copy, lanes);
     if (!headed) return headed;
-    step->new_bytes = jump_bytes(patch.plan.site, head, patch.plan.window);
+    step->new_bytes = site_bytes(patch, head);
     step->lane = 1;
   } else {
     step->lanes_before = patch.lanes.size();

@@ -220,3 +220,29 @@ await t.test('a daemon that is mounted already adopts at the next cp', async (t)
     t.same(await other.end(), []);
   });
 });
+
+await t.test('jumps of every form, and returns alone', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = lab.start(lab.build('forms.c'), ['2']);
+    const { pid } = target;
+    t.ok(await target.says(/round [1-9]/), 'the target works');
+    const before = codeHash(pid);
+    const line = await Dynasty.begin(lab);
+    const files = ['uprobe/loop_head', 'uprobe/packed_loop', 'uprobe/slots'];
+    for (const file of files) t.same(await line.cp(lab.bpf('entry'), pid, file), OK, file);
+    t.same(await line.cp(lab.bpf('entry'), pid, 'uretprobe/behind_it'), OK, 'its returns alone');
+    await line.kill();
+    t.ok(await target.advances(), 'the target works without a daemon');
+    t.ok(await line.next(), 'the next one mounts');
+    t.equal(line.errors, '', 'without a complaint');
+    t.equal(line.hooks(pid).length, 4, 'all are there');
+    const hits = () => line.hooks(pid).map((row) => Number(row[3]));
+    const seen = hits();
+    t.ok(await eventually(() => hits().every((now, i) => now > seen[i]!)), 'and count on');
+    for (const file of [...files, 'uretprobe/behind_it']) t.same(await line.rm(pid, file), OK);
+    t.ok(await target.advances());
+    t.notMatch(target.text, /WRONG/);
+    await sameCode(t, pid, before, 'after rm');
+    t.same(await line.end(), []);
+  });
+});

@@ -7,6 +7,7 @@
 //   -- bytes                hex of the function; a line may end in `; comment`
 //   -- at OFFSET            optional: probe inside the function
 //   -- exits                optional: plan the returns instead
+//   -- forms                optional: every form in which the site could be set, best first
 //   -- pad                  optional: hex of what follows the function
 //   -- expect               exit +N window M, prefix ..., ret ... | in entry |
 //                           window N [loops] / copy hex ... | error ERRNO reason
@@ -37,7 +38,7 @@ struct Case {
   std::vector<std::string> lines;  // everything before `-- expect`, verbatim
   std::vector<uint8_t> bytes, pad;
   uint64_t at = 0;
-  bool exits = false;
+  bool exits = false, forms = false;
   std::string expected;
 };
 
@@ -63,6 +64,7 @@ std::vector<Case> read_cases(const std::string& path) {
     if (line.starts_with("-- ")) section = line.substr(3);
     if (section != "expect") current.lines.push_back(line);
     if (line == "-- exits") current.exits = true;
+    if (line == "-- forms") current.forms = true;
     if (line.starts_with("-- at ")) current.at = strtoul(line.c_str() + 6, nullptr, 0);
     if (line.starts_with("-- ") || line.empty()) continue;
     if (section == "bytes") append_hex(line, &current.bytes);
@@ -103,6 +105,19 @@ std::string exits_text(const FunctionView& function) {
   return text;
 }
 
+std::string forms_text(const FunctionView& function) {
+  const Result<std::vector<SitePlan>> forms = plan_forms(function, kFunctionAddr);
+  if (!forms) return error_text(forms.error());
+  std::string text;
+  for (const SitePlan& plan : forms.value()) {
+    const char* name = plan.form == SiteForm::kJump ? "jump" : "punned";
+    text += plan.form == SiteForm::kShort ? "short to +" + std::to_string(plan.pad - kFunctionAddr)
+                                          : std::string(name);
+    text += ", window " + std::to_string(plan.window) + "\n";
+  }
+  return text;
+}
+
 std::string outcome(const Case& one) {
   std::vector<uint8_t> all = one.bytes;
   all.insert(all.end(), one.pad.begin(), one.pad.end());
@@ -111,6 +126,7 @@ std::string outcome(const Case& one) {
       decode_function(kFunctionAddr, static_cast<uint32_t>(one.bytes.size()), all, no_memory);
   if (!function) return error_text(function.error());
   if (one.exits) return exits_text(function.value());
+  if (one.forms) return forms_text(function.value());
   const Result<SitePlan> plan = plan_site(function.value(), kFunctionAddr + one.at);
   if (!plan) return error_text(plan.error());
   const Result<RelocatedCode> copy = relocate(function.value(), plan.value(), kCopyAddr);
