@@ -289,6 +289,7 @@ class Session {
   static std::vector<Lane> restore_lanes(const std::vector<LaneState>& states);
   static std::vector<HookState> hook_states(const std::vector<Hook>& hooks);
   [[nodiscard]] SiteState site_state(const Site& site) const;
+  [[nodiscard]] std::vector<ArenaState> range_states(std::vector<ArenaState> states) const;
   [[nodiscard]] SessionState state(const std::vector<Change>* changes) const;
   void save(const std::vector<Change>* changes = nullptr) const;
   Result<SessionState> read_journal();

@@ -114,6 +114,23 @@ SiteState Session::site_state(const Site& site) const {
   return state;
 }
 
+// Memory of ours that is only to be unmapped in the end, added to `states`.
+std::vector<ArenaState> Session::range_states(std::vector<ArenaState> states) const {
+  for (const auto* ranges : {&orphans_, &former_code_}) {
+    for (const auto& [start, end] : *ranges) states.push_back(range_state(start, end));
+  }
+  // Landings of sites go with these; the others are only to be unmapped.
+  for (const auto& [start, end] : landings_) {
+    const bool is_lived = std::any_of(held_.begin(), held_.end(), [&](const auto& held) {
+      const uint64_t landing = held.second.patch->landing;
+      return landing >= start && landing < end;
+    });
+    if (!is_lived) states.push_back(range_state(start, end));
+  }
+  if (gate_ != 0) states.push_back(range_state(gate_, gate_ + ABI_PAGE_BYTES));
+  return states;
+}
+
 SessionState Session::state(const std::vector<Change>* changes) const {
   SessionState state;
   state.pid = static_cast<uint64_t>(pid_);
@@ -157,18 +174,7 @@ SessionState Session::state(const std::vector<Change>* changes) const {
     one.stats_used = static_cast<uint32_t>(arena->stats_used.rend() - last);
     state.arenas.push_back(one);
   }
-  for (const auto* ranges : {&orphans_, &former_code_}) {
-    for (const auto& [start, end] : *ranges) state.ranges.push_back(range_state(start, end));
-  }
-  // Landings of sites go with these; the others are only to be unmapped.
-  for (const auto& [start, end] : landings_) {
-    const bool is_lived = std::any_of(held_.begin(), held_.end(), [&](const auto& held) {
-      const uint64_t landing = held.second.patch->landing;
-      return landing >= start && landing < end;
-    });
-    if (!is_lived) state.ranges.push_back(range_state(start, end));
-  }
-  if (gate_ != 0) state.ranges.push_back(range_state(gate_, gate_ + ABI_PAGE_BYTES));
+  state.ranges = range_states(std::move(state.ranges));
   for (const auto& [addr, site] : sites_) state.sites.push_back(site_state(*site));
   if (changes == nullptr) return state;
   for (const Change& change : *changes) {
