@@ -5,6 +5,11 @@
 import { constants } from 'node:os';
 import { fileURLToPath } from 'node:url';
 
+/** What became of a batch; recycling stops once more. `guardArmed`: see targetArmGuard. */
+export type ApplyReport = Record<'pauseNs' | 'recyclePauseNs' | 'threadCount', number> & {
+  guardArmed?: boolean;
+};
+
 /** Thrown (or rejected with) by every native call that fails. */
 export interface NativeError extends Error {
   /** Errno name, e.g. `ESRCH`. */
@@ -273,15 +278,7 @@ export interface NativeTarget {
    * Brings sites to the wanted state in one stop, all or nothing. A rejection may carry `site`,
    * the address that caused it.
    */
-  targetApply(
-    session: number,
-    sites: SiteWish[],
-  ): Promise<{
-    pauseNs: number;
-    /** Stopped once more, to see which code memory can be used again. */
-    recyclePauseNs: number;
-    threadCount: number;
-  }>;
+  targetApply(session: number, sites: SiteWish[]): Promise<ApplyReport>;
   /**
    * Can the returns of a function be caught where its `ret`s stand? Resolves with their number,
    * rejects with EOPNOTSUPP and the reason.
@@ -294,9 +291,10 @@ export interface NativeTarget {
   ): Promise<number>;
   /**
    * Takes SIGSEGV and SIGBUS over so that programs read memory by guarded loads. All sites of
-   * rt_sigaction must be diverted. Rejects with EBUSY when a thread is at one: ask again.
+   * rt_sigaction must be diverted, in one batch, which does this itself in the same stop unless a
+   * thread is in the way. Rejects with EBUSY when one still is: ask again. Nanoseconds of the stop.
    */
-  targetArmGuard(session: number): Promise<void>;
+  targetArmGuard(session: number): Promise<number>;
   /** Gives the signals back. Rejects with EBUSY while a thread is inside our code. */
   targetDisarmGuard(session: number): Promise<void>;
   /**

@@ -99,6 +99,7 @@ Napi::Value target_apply(const Napi::CallbackInfo& info) {
     answer->value = [done = report.value()](Napi::Env env) {
       Napi::Object out = Napi::Object::New(env);
       out.Set("pauseNs", Napi::Number::New(env, static_cast<double>(done.pause_ns)));
+      out.Set("guardArmed", Napi::Boolean::New(env, done.guard_armed));
       out.Set("recyclePauseNs", Napi::Number::New(env, static_cast<double>(done.recycle_pause_ns)));
       out.Set("threadCount", Napi::Number::New(env, done.thread_count));
       return out;
@@ -174,7 +175,12 @@ Napi::Value target_arm_guard(const Napi::CallbackInfo& info) {
   const uint32_t id = info[0].As<Napi::Number>().Uint32Value();
   return run(info.Env(), [id](Answer* answer) {
     Session* session = session_of(id, answer);
-    if (session != nullptr) settle(session->arm_guard(), answer);
+    if (session == nullptr) return;
+    const Result<uint64_t> pause_ns = session->arm_guard();
+    if (!settle(pause_ns, answer)) return;
+    answer->value = [pause_ns = pause_ns.value()](Napi::Env env) {
+      return Napi::Number::New(env, static_cast<double>(pause_ns));
+    };
   });
 }
 

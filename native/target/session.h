@@ -3,7 +3,7 @@
 // puts hooks in and takes them out, and leaves without a trace.
 //
 // Invariants: text bytes change only while every thread is stopped, code of ours that threads may
-// execute only by one byte (docs/adr/0010); nothing of ours is unmapped or used for something else
+// execute only by one byte (docs/adr/0012); nothing of ours is unmapped or used for something else
 // while a thread could still execute it; a failed call leaves the target's text as it was.
 // All methods run on the tracer thread. TypeScript decides what to hook; nothing is decided here.
 #pragma once
@@ -85,6 +85,7 @@ struct ApplyReport {
   uint64_t pause_ns = 0;          // all threads stopped
   uint64_t recycle_pause_ns = 0;  // stopped once more, to see what memory can be used again
   uint32_t thread_count = 0;
+  bool guard_armed = false;
 };
 
 struct HookCounters {
@@ -131,8 +132,9 @@ class Session {
   Result<uint32_t> check_exits(uint64_t function, uint32_t function_size, bool is_go);
 
   /// Takes SIGSEGV and SIGBUS over, so that programs read memory by plain guarded loads. All sites
-  /// of rt_sigaction must be diverted (kSigaction) before. EBUSY: a thread is in one; ask again.
-  Result<void> arm_guard();
+  /// of rt_sigaction must be diverted (kSigaction) before, in one batch; apply() does this itself,
+  /// in the same stop, if it can. EBUSY: a thread is in one; ask again. Nanoseconds of the stop.
+  Result<uint64_t> arm_guard();
   /// Gives the signals back. EBUSY while a thread is inside our code.
   Result<void> disarm_guard();
 
@@ -372,7 +374,8 @@ class Session {
   Result<void> write_go_resumes(const std::vector<Change>& changes) const;
   [[nodiscard]] bool is_go_resuming(StoppedProcess* process) const;
   Result<std::unique_ptr<StoppedProcess>> stop_for_commit() const;
-  Result<void> call_agent_alone(uint64_t fn);
+  Result<uint64_t> call_agent_alone(uint64_t fn);
+  Result<void> call_agent_within(StoppedProcess* process, uint64_t fn);
   [[nodiscard]] std::vector<std::pair<uint64_t, uint64_t>> code_ranges() const;
   Result<std::vector<uint8_t>> original_bytes(uint64_t addr, uint64_t size) const;
   Result<const rewrite::BranchIndex*> branches_of(const Region& text);

@@ -181,7 +181,11 @@ Result<void> Session::restore(const SessionState& state) {
   control_ = agent_ + agent_bytes_;
   shadows_ = state.shadows;
   header_ = state.header;
-  guard_armed_ = state.guard_armed;
+  // The signals change hands in the stop of a change that the journal only announces.
+  uint32_t guard_mode = 0;
+  static_cast<void>(
+      get(agent_ + header_.env_off + offsetof(rt_env, guard_mode), &guard_mode, sizeof guard_mode));
+  guard_armed_ = state.guard_armed || guard_mode == 1;
   fs_points_at_itself_ = state.fs_points_at_itself;
   go_pool_ = state.go_pool;
   go_resumes_ = state.go_resumes;

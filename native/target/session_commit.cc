@@ -146,7 +146,15 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
     static_cast<void>(write_go_resumes({}));
     return wrote.error();
   }
+  // Sites of rt_sigaction are diverted for this. If somebody is in the way, it is done later.
+  const bool guards = std::any_of(changes->begin(), changes->end(), [](const Change& change) {
+    return !change.removes && change.hooks.front().request.kind == HookKind::kSigaction;
+  });
+  if (guards && !guard_armed_) {
+    guard_armed_ = call_agent_within(&process, agent_fn(header_.guard_install)).ok();
+  }
   ApplyReport report;
+  report.guard_armed = guard_armed_;
   report.thread_count = static_cast<uint32_t>(process.threads().size());
   report.pause_ns = process.release();
   for (Change& change : *changes) {

@@ -403,20 +403,33 @@ std::vector<std::pair<uint64_t, uint64_t>> Session::code_ranges() const {
 }
 
 // Calls an agent function while every thread stands still, none of them in our code or between a
-// diverted system call site and the end of its call.
-Result<void> Session::call_agent_alone(uint64_t fn) {
+// diverted system call site and the end of its call. Nanoseconds of the stop.
+Result<uint64_t> Session::call_agent_alone(uint64_t fn) {
+  auto stopped = StoppedProcess::stop(pid_);
+  if (!stopped) return stopped.error();
+  const Result<void> called = call_agent_within(stopped.value().get(), fn);
+  if (!called) return called.error();
+  return stopped.value()->release();
+}
+
+Result<void> Session::call_agent_within(StoppedProcess* process, uint64_t fn) {
   std::vector<std::pair<uint64_t, uint64_t>> ranges = code_ranges();
   for (const auto& [addr, site] : sites_) {
-    if (site->hooks.empty() || site->hooks.front().request.kind != HookKind::kSigaction) continue;
+    if (site->request.hooks.empty() || site->request.hooks.front().kind != HookKind::kSigaction) {
+      continue;
+    }
     const rewrite::SitePlan& plan = site->entry->plan;
     ranges.emplace_back(plan.site, plan.site + plan.window + 2);
   }
-  auto stopped = StoppedProcess::stop(pid_);
-  if (!stopped) return stopped.error();
   const Result<void> same = check_program();
   if (!same) return same;
-  if (stopped.value()->anyone_inside(ranges)) return fail(EBUSY, "a thread is inside our code");
-  auto thread = RemoteThread::borrow(pid_, stopped.value()->threads().front().tid);
+  if (process->anyone_inside(ranges)) return fail(EBUSY, "a thread is inside our code");
+  // Not one that is about to go on elsewhere: a borrowed thread goes on where it was.
+  const auto& threads = process->threads();
+  const auto free = std::find_if(threads.begin(), threads.end(),
+                                 [](const StoppedProcess::Thread& one) { return !one.dirty; });
+  if (free == threads.end()) return fail(EBUSY, "every thread is being moved");
+  auto thread = RemoteThread::borrow(pid_, free->tid);
   if (!thread) return thread.error();
   const Result<void> called = thread.value()->call(fn, 0, control_ + kControlBytes);
   if (!called) return called;
@@ -428,9 +441,9 @@ Result<void> Session::call_agent_alone(uint64_t fn) {
   return put(agent_ + header_.env_off + offsetof(rt_env, guard_mode), &mode, sizeof mode);
 }
 
-Result<void> Session::arm_guard() {
-  if (guard_armed_) return {};
-  const Result<void> done = call_agent_alone(agent_fn(header_.guard_install));
+Result<uint64_t> Session::arm_guard() {
+  if (guard_armed_) return uint64_t{0};
+  const Result<uint64_t> done = call_agent_alone(agent_fn(header_.guard_install));
   guard_armed_ = done.ok();
   save();
   return done;
@@ -440,10 +453,11 @@ Result<void> Session::disarm_guard() {
   const Result<void> alive = check_alive();
   if (!alive) return alive;
   if (!guard_armed_) return {};
-  const Result<void> done = call_agent_alone(agent_fn(header_.guard_remove));
+  const Result<uint64_t> done = call_agent_alone(agent_fn(header_.guard_remove));
   if (done.ok()) guard_armed_ = false;
   save();
-  return done;
+  if (!done) return done.error();
+  return {};
 }
 
 Result<void> Session::want_loads(bool wanted, const std::function<void(uint32_t event)>& on_event) {

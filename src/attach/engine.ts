@@ -1,15 +1,21 @@
 // Attaches and detaches: resolves, enters, applies, remembers. One operation at a time per process;
 // a failure at any step leaves the process and our memory of it as they were.
 import { DETACH_ALL_ATTEMPTS, LEAVE_RETRY_MAX_MS, LEAVE_RETRY_MS } from '../config.js';
-import { type FsError, fail, refusalOf } from '../errors.js';
-import { type BpfObjectInfo, type NativeError, native, type SiteWish } from '../native.js';
+import { fail, refusalOf } from '../errors.js';
+import {
+  type ApplyReport,
+  type BpfObjectInfo,
+  type NativeError,
+  native,
+  type SiteWish,
+} from '../native.js';
 import { readFacts } from '../process/identity.js';
-import { findPlace, type Place, unwinderEntries } from '../symbols/resolve.js';
+import { findPlace, type Place } from '../symbols/resolve.js';
 import type { Caller, Pid } from '../types.js';
 import { adopt, isLeft, processesWithSessions } from './adopt.js';
 import { exitFormOf } from './exits.js';
 import { goRefusal } from './go.js';
-import { armGuard, disarmGuard } from './guard.js';
+import { armGuard, disarmGuard, guardWishes, settleGuard } from './guard.js';
 import { loadObject } from './load.js';
 import { writeNotes } from './notes.js';
 import type { AttachObserver } from './observer.js';
@@ -24,9 +30,7 @@ import {
   hooksOf,
   newHook,
   newPending,
-  type PendingHook,
   pendingOf,
-  type SiteState,
 } from './state.js';
 
 /** What a `cp` asks for. */
@@ -112,7 +116,6 @@ export class AttachEngine {
     const plans = planObject(info.programs, request.dir, place);
     const places = await Promise.all(plans.map((plan) => this.#resolve(request.pid, plan)));
     const process = await this.#enter(request.pid, request.caller);
-    if (info.programs.some((program) => program.readsMemory)) await armGuard(process);
     const former = process.objects.get(request.path);
     const object: AttachedObject = {
       path: request.path,
@@ -128,6 +131,8 @@ export class AttachEngine {
       if (place) object.hooks.push(newHook(this.#nextHookId++, object, plan, place));
       else object.pending.push(newPending(this.#nextHookId++, object, plan));
     }
+    // What is to come later must not have to be armed while a loader waits for it.
+    if (object.pending.some((hook) => hook.program.readsMemory)) await armGuard(process);
     try {
       for (const hook of object.hooks) {
         if (hook.onReturn) hook.exitForm = await exitFormOf(process, hook.place);
@@ -315,17 +320,31 @@ export class AttachEngine {
       .filter((site) => site.hooks.length > 0 || process.sites.has(site.addr))
       .map((site) => ({ ...site, letsFinish }));
     if (wishes.length === 0) return { pauseNs: 0, recyclePauseNs: 0, threadCount: 0 };
-    const report = await this.#apply(process, wishes, added);
+    const isReader = added.some((hook) => hook.program.readsMemory);
+    const guard = isReader ? await guardWishes(process) : [];
+    const report = await this.#apply(process, wishes, added, guard);
     settleSites(process, draft.values());
     process.pauseTotalNs += report.pauseNs + report.recyclePauseNs;
     return report;
   }
 
-  async #apply(process: EnteredProcess, wishes: SiteWish[], added: Hook[]) {
+  async #apply(
+    process: EnteredProcess,
+    wishes: SiteWish[],
+    added: Hook[],
+    guard: readonly SiteWish[],
+  ): Promise<ApplyReport> {
     try {
-      return await native.targetApply(process.session, wishes);
+      const report = await native.targetApply(process.session, [...wishes, ...guard]);
+      await settleGuard(process, guard, report.guardArmed);
+      return report;
     } catch (error) {
       const { site } = error as NativeError & { site?: bigint };
+      if (guard.some((one) => one.addr === site)) {
+        // It cannot be diverted: reads go through the kernel.
+        process.reads = 'kernel';
+        return await this.#apply(process, wishes, added, []);
+      }
       const hook = added.find((one) => one.place.addr === site);
       const what = hook ? hook.place.name.text : `process ${process.identity.pid}`;
       throw refusalOf(error, what) ?? error;

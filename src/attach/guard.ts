@@ -10,11 +10,15 @@ import type { EnteredProcess } from './state.js';
 
 const codeOf = (error: unknown) => (error as NativeError).code;
 
-/** Diverts every rt_sigaction site; false when one cannot be, or there is none to be found. */
-async function divert(process: EnteredProcess): Promise<boolean> {
-  const places = await sigactionSites(process.identity.pid);
-  if (places.length === 0) return false;
-  const wishes: SiteWish[] = places.map((place) => ({
+/**
+ * What arms guarded reads: every rt_sigaction site diverted, in one batch, in whose stop the
+ * signals change hands. Nothing when they are armed, or no site can be found.
+ */
+export async function guardWishes(process: EnteredProcess): Promise<SiteWish[]> {
+  if (process.reads !== 'none') return [];
+  const places = await sigactionSites(process.identity.pid).catch(() => []);
+  if (places.length === 0) process.reads = 'kernel';
+  return places.map((place) => ({
     addr: place.addr,
     functionAddr: place.functionAddr,
     functionSize: place.functionSize,
@@ -23,33 +27,42 @@ async function divert(process: EnteredProcess): Promise<boolean> {
       { hookId: 0, progId: 0, answersSigaction: true, onReturn: false, enabled: true, cookie: 0n },
     ],
   }));
-  const report = await native.targetApply(process.session, wishes);
-  process.pauseTotalNs += report.pauseNs + report.recyclePauseNs;
+}
+
+/** After a batch with those wishes. If somebody was in the way the signals change hands later. */
+export async function settleGuard(
+  process: EnteredProcess,
+  wishes: readonly SiteWish[],
+  isArmed: boolean | undefined,
+): Promise<void> {
+  if (wishes.length === 0) return;
+  process.reads = isArmed ? 'guarded' : 'kernel';
   for (const wish of wishes) {
     process.sites.set(wish.addr, wish);
     process.guardSites.add(wish.addr);
   }
-  return true;
+  for (let attempt = 0; attempt < GUARD_ATTEMPTS && process.reads === 'kernel'; attempt++) {
+    try {
+      process.pauseTotalNs += await native.targetArmGuard(process.session);
+      process.reads = 'guarded';
+    } catch (error) {
+      if (codeOf(error) !== 'EBUSY') return;
+      await new Promise((done) => setTimeout(done, GUARD_RETRY_MS));
+    }
+  }
 }
 
 /** Arms guarded reads once per process; never fails: reads through the kernel are the fallback. */
 export async function armGuard(process: EnteredProcess): Promise<void> {
-  if (process.reads !== 'none') return;
+  const wishes = await guardWishes(process);
+  if (wishes.length === 0) return;
   process.reads = 'kernel';
   try {
-    if (!(await divert(process))) return;
+    const report = await native.targetApply(process.session, wishes);
+    process.pauseTotalNs += report.pauseNs + report.recyclePauseNs;
+    await settleGuard(process, wishes, report.guardArmed);
   } catch {
-    return;
-  }
-  for (let attempt = 0; attempt < GUARD_ATTEMPTS; attempt++) {
-    try {
-      await native.targetArmGuard(process.session);
-      process.reads = 'guarded';
-      return;
-    } catch (error) {
-      if (codeOf(error) !== 'EBUSY') return;
-    }
-    await new Promise((done) => setTimeout(done, GUARD_RETRY_MS));
+    // A site that cannot be diverted: the kernel reads.
   }
 }
 

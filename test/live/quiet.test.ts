@@ -86,3 +86,18 @@ await t.test('more objects on a probed function, and more than a head has lanes'
     t.ok(await target.says(/round/), 'the target works on');
   }),
 );
+
+await t.test('a program that reads memory, and what makes reads safe, come in one stop', (t) =>
+  Lab.run(t, async (lab) => {
+    const target = lab.start(lab.build('caller.c'), ['8']);
+    await target.says(/round/);
+    const { pid } = target;
+    const before = codeHash(pid);
+    t.same(await lab.attach(pid, lab.bpf('reader'), 'uprobe/work'), OK);
+    t.match(lab.read(pid, 'info'), /^reads +guarded$/m);
+    const hook = lab.read(pid, `hooks/by-id/${lab.hooks(pid)[0]?.['id']}/info`);
+    t.equal(Number(/^pause_ns +(\d+)$/m.exec(hook)?.[1]), pauses(lab, pid), 'one pause is all');
+    t.same(await lab.detach(pid, 'uprobe/work'), OK);
+    await sameCode(t, pid, before, 'after rm');
+  }),
+);
