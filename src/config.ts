@@ -66,5 +66,12 @@ export const GUARD_RETRY_MS = 2;
 export const ADOPT_ATTEMPTS = 40;
 export const ADOPT_RETRY_MS = 50;
 
+/** Attempts to stop a child that was just forked, and milliseconds between. */
+export const FORK_ATTEMPTS = 5;
+export const FORK_RETRY_MS = 5;
+
+/** When to look for the functions of a program that was just executed: its libraries come later. */
+export const EXEC_ATTEMPTS_MS = [0, 20, 100, 400, 1500];
+
 /** Rounds in which a daemon that ends tries to detach from everything, LEAVE_RETRY_MS apart. */
 export const DETACH_ALL_ATTEMPTS = 25;

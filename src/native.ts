@@ -165,6 +165,7 @@ export interface NativeBpf {
     adopts?: number[];
   }): Promise<BpfObjectInfo>;
   /** Drops the daemon's references; maps and programs live on while a hook uses them. */
+  bpfShare(objectId: number): number;
   bpfUnload(objectId: number): void;
   bpfMapInfo(mapId: number): BpfMapInfo;
   /** Value bytes (per-CPU: all CPUs, each rounded up to 8 bytes), or undefined. */
@@ -313,15 +314,14 @@ export interface NativeTarget {
   targetCheck(session: number): Promise<void>;
   /** Whose session is in a process, and whether that daemon lives; undefined: nobody's. */
   targetOwner(pid: number): Promise<{ daemon: number; alive: boolean } | undefined>;
-  /**
-   * Goes on with the session of a daemon that was killed; its last change is made (again). Rejects
-   * with ENOENT (there is none), EBUSY (its daemon or another tracer is there), EINVAL, EACCES,
-   * ESTALE (its journal cannot be believed).
-   */
+  /** Goes on with the session of a killed daemon. ENOENT, EBUSY, EINVAL, EACCES, ESTALE. */
   targetAdopt(pid: number): Promise<AdoptedSession>;
-  /** Says which programs were loaded again as which. ENOEXEC: they are not what runs there. */
+  /** A session for a child that was forked. EAGAIN: by vfork; ESTALE: it runs another program. */
+  targetFork(session: number, child: number): Promise<number>;
+  /** Who hears of forks and execs (child 0) of processes that are cared for; false: nobody can. */
+  targetOnForks(listener: (pid: number, child: number) => void): boolean;
+  targetCare(pid: number, cares: boolean): void;
   targetBind(session: number, programs: { former: number; id: number }[]): Promise<void>;
-  /** What the next daemon shall find; see src/attach/notes.ts. */
   targetSetNotes(session: number, notes: Buffer): Promise<void>;
   targetKeepBytes(session: number, bytes: Buffer): Promise<KeptBytes>;
   targetDropBytes(session: number, kept: KeptBytes): Promise<void>;

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "../target/fork_watch.h"
 #include "../target/journal.h"
 #include "target_job.h"
 
@@ -13,6 +14,7 @@ namespace bpftime::addon {
 namespace {
 
 using target::ExitForm;
+using target::ForkWatch;
 using target::HookKind;
 using target::HookRequest;
 using target::JournalOwner;
@@ -128,6 +130,52 @@ Napi::Value target_adopt(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value target_fork(const Napi::CallbackInfo& info) {
+  const uint32_t parent = session_argument(info);
+  const auto child = static_cast<pid_t>(info[1].As<Napi::Number>().Int32Value());
+  return run(info.Env(), [parent, child](Answer* answer) {
+    const Session* from = session_of(parent, answer);
+    if (from == nullptr) return;
+    auto session = Session::fork_of(*from, child);
+    if (!settle(session, answer)) return;
+    const uint32_t id = tracer().add(std::move(session.value()));
+    answer->value = [id](Napi::Env env) { return Napi::Number::New(env, id); };
+  });
+}
+
+// News of forks and execs; JavaScript thread only.
+std::unique_ptr<ForkWatch>& fork_watch() {
+  static auto* watch = new std::unique_ptr<ForkWatch>;
+  return *watch;
+}
+
+struct News {
+  pid_t pid = 0, child = 0;
+};
+
+Napi::Value target_on_forks(const Napi::CallbackInfo& info) {
+  auto listener =
+      Napi::ThreadSafeFunction::New(info.Env(), info[0].As<Napi::Function>(), "forks", 0, 1);
+  listener.Unref(info.Env());
+  auto watch = ForkWatch::create([listener](pid_t pid, pid_t child) {
+    auto* news = new News{pid, child};
+    const auto tell = [](Napi::Env env, Napi::Function told, News* what) {
+      const std::unique_ptr<News> owned(what);
+      told.Call({Napi::Number::New(env, owned->pid), Napi::Number::New(env, owned->child)});
+    };
+    if (listener.NonBlockingCall(news, tell) != napi_ok) delete news;
+  });
+  if (watch.ok()) fork_watch() = std::move(*watch);
+  return Napi::Boolean::New(info.Env(), watch.ok());
+}
+
+Napi::Value target_care(const Napi::CallbackInfo& info) {
+  if (fork_watch() != nullptr) {
+    fork_watch()->care(pid_argument(info), info[1].As<Napi::Boolean>().Value());
+  }
+  return info.Env().Undefined();
+}
+
 Napi::Value target_bind(const Napi::CallbackInfo& info) {
   const uint32_t id = session_argument(info);
   IdPairs programs;
@@ -205,6 +253,9 @@ Napi::Value target_kept_bytes(const Napi::CallbackInfo& info) {
 void init_adopt(Napi::Env env, Napi::Object exports) {
   exports.Set("targetOwner", Napi::Function::New<target_owner>(env));
   exports.Set("targetAdopt", Napi::Function::New<target_adopt>(env));
+  exports.Set("targetFork", Napi::Function::New<target_fork>(env));
+  exports.Set("targetOnForks", Napi::Function::New<target_on_forks>(env));
+  exports.Set("targetCare", Napi::Function::New<target_care>(env));
   exports.Set("targetBind", Napi::Function::New<target_bind>(env));
   exports.Set("targetSetNotes", Napi::Function::New<target_set_notes>(env));
   exports.Set("targetKeepBytes", Napi::Function::New<target_keep_bytes>(env));

@@ -72,9 +72,13 @@ Napi::Object prog_to_js(Napi::Env env, const ProgObject& prog) {
   return info;
 }
 
-Napi::Value object_to_js(Napi::Env env, LoadedObject loaded) {
+uint32_t next_object_id() {
   static uint32_t last_id = 0;
-  const uint32_t id = ++last_id;
+  return ++last_id;
+}
+
+Napi::Value object_to_js(Napi::Env env, LoadedObject loaded) {
+  const uint32_t id = next_object_id();
   Napi::Object info = Napi::Object::New(env);
   set_number(info, "id", id);
   Napi::Array maps = Napi::Array::New(env, loaded.maps.size());
@@ -172,6 +176,16 @@ Napi::Value bpf_load(const Napi::CallbackInfo& info) {
   Napi::Promise promise = worker->promise();
   worker->Queue();
   return promise;
+}
+
+// The same maps and programs under a further id, to be unloaded by itself.
+Napi::Value bpf_share(const Napi::CallbackInfo& info) {
+  const auto it = objects().find(Args{info}.number(0));
+  if (it == objects().end()) return throw_failure(info.Env(), fail(ENOENT, "no such object"));
+  const uint32_t id = next_object_id();
+  LoadedObject copy = it->second;
+  objects().emplace(id, std::move(copy));
+  return Napi::Number::New(info.Env(), id);
 }
 
 Napi::Value bpf_unload(const Napi::CallbackInfo& info) {
@@ -297,6 +311,7 @@ Napi::Value bpf_format_record(const Napi::CallbackInfo& info) {
 
 void init_bpf(Napi::Env env, Napi::Object exports) {
   exports.Set("bpfLoad", Napi::Function::New(env, bpf_load));
+  exports.Set("bpfShare", Napi::Function::New(env, bpf_share));
   exports.Set("bpfUnload", Napi::Function::New(env, bpf_unload));
   exports.Set("bpfMapInfo", Napi::Function::New(env, bpf_map_info));
   exports.Set("bpfMapLookup", Napi::Function::New(env, bpf_map_lookup));

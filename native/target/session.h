@@ -117,6 +117,9 @@ class Session {
   /// daemon lives, EINVAL, EACCES, ESTALE: its journal cannot be believed. Sites are as they were;
   /// programs and maps have the ids of the former daemon until bind().
   static Result<std::unique_ptr<Session>> adopt(pid_t pid);
+  /// The session of a child that was forked from `parent`'s process. EAGAIN: of vfork, which shares
+  /// memory; ESTALE: it runs another program. Its hooks are the parent's, its counters its own.
+  static Result<std::unique_ptr<Session>> fork_of(const Session& parent, pid_t child);
   /// Whose session is in `pid`. ENOENT: nobody's.
   static Result<JournalOwner> owner_of(pid_t pid);
   ~Session();
@@ -305,6 +308,10 @@ class Session {
   Result<ChangeStep> restore_step(Patch* patch, const StepState& state) const;
   Result<void> redo(const SessionState& state);
   static Result<std::shared_ptr<MapObject>> create_log();
+  static Result<ScopedFd> make_stats_file(size_t bytes);
+  [[nodiscard]] bool shares_memory_with(pid_t other) const;
+  Result<void> inherit(const Session& parent);
+  Result<void> inherit_arena(const ArenaState& state);
   Result<void> install_agent(const std::function<bool()>& still_allowed);
   Result<void> map_agent(RemoteThread* thread);
   Result<void> complete_agent(RemoteThread* thread);

@@ -76,13 +76,9 @@ Result<Session::Arena*> Session::arena_near(uint64_t start, uint64_t end, uint64
   auto arena = std::make_unique<Arena>();
   arena->bytes = kArenaCodeBytes;
   arena->stats_bytes = static_cast<size_t>(possible_cpus()) << kStatsCpuShift;
-  arena->stats_fd.reset(memfd_create("bpftime-stats", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!arena->stats_fd.valid() ||
-      ftruncate(arena->stats_fd.get(), static_cast<off_t>(arena->stats_bytes)) != 0 ||
-      // A target that shrank it would end the daemon by SIGBUS.
-      fcntl(arena->stats_fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
-    return fail(ENOMEM, "no memory for counters");
-  }
+  Result<ScopedFd> stats_file = make_stats_file(arena->stats_bytes);
+  if (!stats_file) return stats_file.error();
+  arena->stats_fd = std::move(*stats_file);
   void* view = mmap(nullptr, arena->stats_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
                     arena->stats_fd.get(), 0);
   if (view == MAP_FAILED) return fail(ENOMEM, "no memory for counters");

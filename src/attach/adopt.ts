@@ -55,6 +55,8 @@ export async function isLeft(pid: Pid): Promise<boolean> {
     return undefined;
   });
   if (!owner) return false;
+  // A child of a probed process: the fork is heard of in a moment.
+  if (owner.daemon === process.pid) return false;
   if (!owner.alive) return true;
   return fail(
     'EBUSY',
@@ -146,12 +148,13 @@ function processOf(pid: Pid, startTime: bigint, session: AdoptedSession): Entere
     sites,
     objects: new Map(),
     maps: new Map(),
+    children: new Set(),
     notes: session.notes,
   };
 }
 
 /** Takes programs' hooks out, those that nobody knows, or all. */
-async function dropHooks(process: EnteredProcess, isDropped: (wish: HookWish) => boolean) {
+export async function dropHooks(process: EnteredProcess, isDropped: (wish: HookWish) => boolean) {
   const wishes = [...process.sites.values()]
     .filter((site) => site.hooks.some(isDropped))
     .map((site) => ({ ...site, hooks: site.hooks.filter((wish) => !isDropped(wish)) }));

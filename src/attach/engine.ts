@@ -11,46 +11,43 @@ import {
 } from '../native.js';
 import { readFacts } from '../process/identity.js';
 import { findPlace, type Place } from '../symbols/resolve.js';
-import type { Caller, Pid } from '../types.js';
+import { asPid, type Caller, type Pid } from '../types.js';
 import { adopt, isLeft, processesWithSessions } from './adopt.js';
 import { exitFormOf } from './exits.js';
+import { childrenOf } from './follow.js';
 import { goRefusal } from './go.js';
 import { armGuard, disarmGuard, guardWishes, settleGuard } from './guard.js';
+import { Lineage } from './lineage.js';
 import { loadObject } from './load.js';
 import { writeNotes } from './notes.js';
-import type { AttachObserver } from './observer.js';
+import type { AttachObserver, AttachRequest } from './observer.js';
 import { type Follower, followLoads, settleModules } from './pending.js';
-import { type AttachDir, type HookPlan, planObject } from './plan.js';
-import { refuseProcess } from './refuse.js';
+import { type HookPlan, planObject } from './plan.js';
+import { isGone, refuseProcess } from './refuse.js';
 import { draftSites, dropUnwinderGuards, guardUnwinders, settleSites } from './sites.js';
 import {
   type AttachedObject,
+  allIds,
   type EnteredProcess,
   type Hook,
   hooksOf,
   newHook,
   newPending,
+  newProcess,
   pendingOf,
 } from './state.js';
-
-/** What a `cp` asks for. */
-export interface AttachRequest {
-  pid: Pid;
-  dir: AttachDir;
-  /** File name: the place (and tag), or any name in hooks/. */
-  name: string;
-  path: string;
-  bytes: Buffer;
-  /** Who asks: the right to touch the process is checked once more when it stands still. */
-  caller: Caller;
-}
+import { Turns } from './turns.js';
 
 /** The attach engine of one daemon. */
 export class AttachEngine {
   readonly #processes = new Map<Pid, EnteredProcess>();
-  readonly #queues = new Map<Pid, Promise<unknown>>();
+  readonly #turns = new Turns();
   readonly #observer: AttachObserver;
   readonly #follower: Follower;
+  /** Children and executed programs. */
+  readonly lineage: Lineage;
+  /** Forks and execs are heard of when they happen, else within a second. */
+  readonly hearsOfForks: boolean;
   #nextHookId = 1;
 
   constructor(observer: AttachObserver) {
@@ -61,6 +58,16 @@ export class AttachEngine {
       guardUnwinders: async (process) => void (await this.#change(process, [], [], true)),
       told: (process, hook, what) => observer.followed(process, hook, what),
     };
+    this.lineage = new Lineage(observer, {
+      knows: (pid) => this.#processes.has(pid),
+      welcome: (process) => this.#welcome(process),
+      settle: async (process) => {
+        await this.#saveNotes(process.identity.pid);
+        await this.#leaveIfIdle(process);
+      },
+      attach: (request) => this.attach(request),
+    });
+    this.hearsOfForks = native.targetOnForks((pid, child) => void this.#heard(asPid(pid), child));
     native.targetOnLoads((session, event) => void this.#modulesChanged(session, event));
   }
 
@@ -76,20 +83,13 @@ export class AttachEngine {
 
   /** Runs `job` after everything that was asked for this process before. */
   async #serially<T>(pid: Pid, job: () => Promise<T>): Promise<T> {
-    const before = this.#queues.get(pid) ?? Promise.resolve();
-    const whole = async () => {
+    return await this.#turns.take(pid, async () => {
       try {
         return await job();
       } finally {
         await this.#saveNotes(pid);
       }
-    };
-    const mine = before.then(whole, whole);
-    this.#queues.set(
-      pid,
-      mine.catch(() => {}),
-    );
-    return await mine;
+    });
   }
 
   /**
@@ -231,8 +231,7 @@ export class AttachEngine {
     const { process, files, refusal } = await adopt(pid, readFacts(pid).startTime);
     const ids = [...process.sites.values()].flatMap((site) => site.hooks.map((one) => one.hookId));
     this.#nextHookId = Math.max(this.#nextHookId - 1, ...ids, ...allIds(process)) + 1;
-    this.#processes.set(pid, process);
-    this.#observer.entered(process);
+    this.#welcome(process);
     for (const [object, bytes] of files) this.#observer.adopted(process, object, bytes);
     if (refusal !== undefined) this.#observer.notAdopted(pid, refusal);
     await followLoads(process);
@@ -261,22 +260,11 @@ export class AttachEngine {
     if (known && (await this.#stillSame(known))) return known;
     const identity = readFacts(pid);
     const entered = await native.targetEnter(pid, caller);
-    const process: EnteredProcess = {
-      identity: { pid, startTime: identity.startTime },
-      session: entered.session,
-      logMapId: entered.logMapId,
-      enterNs: entered.enterNs,
-      pauseTotalNs: 0,
-      reads: 'none',
-      follows: 'none',
-      guardSites: new Set(),
-      sites: new Map(),
-      objects: new Map(),
-      maps: new Map(),
-      notes: Buffer.alloc(0),
-    };
-    this.#processes.set(pid, process);
-    this.#observer.entered(process);
+    const { session, logMapId, enterNs } = entered;
+    const identified = { pid, startTime: identity.startTime };
+    const process = newProcess(identified, { session, logMapId, enterNs });
+    for (const child of childrenOf(pid)) process.children.add(child);
+    this.#welcome(process);
     return process;
   }
 
@@ -292,8 +280,26 @@ export class AttachEngine {
     }
   }
 
+  #welcome(process: EnteredProcess): void {
+    const { pid } = process.identity;
+    this.#processes.set(pid, process);
+    native.targetCare(pid, true);
+    this.#observer.entered(process);
+  }
+
+  /** The kernel's news, in the process' turn; `child` 0: it executes another program. */
+  async #heard(pid: Pid, child: number): Promise<void> {
+    await this.#serially(pid, async () => {
+      const process = this.#processes.get(pid);
+      if (!process) return;
+      if (child === 0) await this.#stillSame(process);
+      else await this.lineage.forked(process, asPid(child));
+    }).catch(() => {});
+  }
+
   /** Forgets a process that ended or became another program. */
   async #drop(process: EnteredProcess): Promise<void> {
+    const files = await this.lineage.filesAfterExec(process);
     for (const object of [...process.objects.values()]) {
       this.#forget(process, object);
       this.#observer.lost(process, object);
@@ -301,6 +307,8 @@ export class AttachEngine {
     this.#processes.delete(process.identity.pid);
     await native.targetForget(process.session);
     this.#observer.left(process, true);
+    if (files.length > 0) void this.lineage.attachAgain(process.identity.pid, files);
+    else native.targetCare(process.identity.pid, false);
   }
 
   #forget(process: EnteredProcess, object: AttachedObject): void {
@@ -398,6 +406,7 @@ export class AttachEngine {
       await disarmGuard(process);
       await native.targetLeave(process.session);
       this.#processes.delete(pid);
+      native.targetCare(pid, false);
       this.#observer.left(process, false);
     } catch (error) {
       if (isGone(error)) return await this.#drop(process);
@@ -428,18 +437,14 @@ export class AttachEngine {
       await this.#serially(process.identity.pid, async () => {
         if (this.#processes.get(process.identity.pid) !== process) return;
         const isSame = await this.#stillSame(process);
+        // Where the kernel does not tell us, or could not keep up.
+        if (isSame) {
+          for (const child of childrenOf(process.identity.pid))
+            await this.lineage.forked(process, child);
+        }
         // Programs that map code without the loader, or whose loader cannot be hooked.
         if (isSame && process.follows !== 'none') await settleModules(this.#follower, process);
       }).catch(() => {});
     }
   }
-}
-
-const allIds = (process: EnteredProcess) =>
-  [...hooksOf(process), ...pendingOf(process)].map((hook) => hook.id);
-
-/** The process ended, or runs another program. */
-function isGone(error: unknown): boolean {
-  const { code } = error as NativeError;
-  return code === 'ESRCH' || code === 'ESTALE';
 }

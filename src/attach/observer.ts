@@ -1,7 +1,21 @@
-// Who is told of what the attach engine does, so that files and streams can follow.
+// What the attach engine is asked for, and who is told of what it does, so that files and streams
+// can follow.
 import type { FsError } from '../errors.js';
-import type { Pid } from '../types.js';
+import type { Caller, Pid } from '../types.js';
+import type { AttachDir } from './plan.js';
 import type { AttachedObject, EnteredProcess, PendingHook } from './state.js';
+
+/** What a `cp` asks for. */
+export interface AttachRequest {
+  pid: Pid;
+  dir: AttachDir;
+  /** File name: the place (and tag), or any name in hooks/. */
+  name: string;
+  path: string;
+  bytes: Buffer;
+  /** Who asks: the right to touch the process is checked once more when it stands still. */
+  caller: Caller;
+}
 
 /** Told about every change, so that files and streams can follow. */
 export interface AttachObserver {
@@ -20,6 +34,10 @@ export interface AttachObserver {
   ): void;
   /** A former daemon's object goes on; `bytes` are its file's. */
   adopted(process: EnteredProcess, object: AttachedObject, bytes: Buffer): void;
+  /** A file is there that nobody wrote: a child's, or of a program that was executed. */
+  appeared(object: AttachedObject, bytes: Buffer): void;
+  /** A program was executed, and the object cannot be attached in it. */
+  notFollowed(path: string, error: FsError): void;
   /** A former daemon's hooks were taken out, or could not be: why. */
   notAdopted(pid: Pid, reason: string): void;
   /** We are out again, or the process ended (`gone`). */

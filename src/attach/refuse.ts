@@ -1,5 +1,6 @@
-// Processes that are never touched, whoever asks.
+// Processes that are never touched, whoever asks, and those that are no more.
 import { fail } from '../errors.js';
+import type { NativeError } from '../native.js';
 import { readFacts } from '../process/identity.js';
 import type { Pid } from '../types.js';
 
@@ -21,4 +22,10 @@ export function refuseProcess(pid: Pid, callerPid: number): void {
   if (facts.tracer !== 0) {
     fail('EBUSY', `${pid}: process ${facts.tracer} traces it, e.g. a debugger (detach that first)`);
   }
+}
+
+/** The process ended, or runs another program. */
+export function isGone(error: unknown): boolean {
+  const { code } = error as NativeError;
+  return code === 'ESRCH' || code === 'ESTALE';
 }

@@ -102,6 +102,8 @@ export interface EnteredProcess {
   /** By path. */
   objects: Map<string, AttachedObject>;
   maps: Map<string, NamedMap>;
+  /** Children that were looked at. */
+  children: Set<number>;
   /** As they are in the journal, see notes.ts. */
   notes: Buffer;
 }
@@ -132,3 +134,27 @@ export function newHook(id: number, object: AttachedObject, plan: HookPlan, plac
 export function newPending(id: number, object: AttachedObject, plan: HookPlan): PendingHook {
   return { ...plan, id, object, enabled: true, cookie: 0n, refusal: undefined };
 }
+
+/** A process that we have just come into. */
+export function newProcess(
+  identity: Identity,
+  entered: Pick<EnteredProcess, 'session' | 'logMapId' | 'enterNs'>,
+): EnteredProcess {
+  return {
+    identity,
+    ...entered,
+    pauseTotalNs: 0,
+    reads: 'none',
+    follows: 'none',
+    guardSites: new Set(),
+    sites: new Map(),
+    objects: new Map(),
+    maps: new Map(),
+    children: new Set(),
+    notes: Buffer.alloc(0),
+  };
+}
+
+/** Ids of all hooks, attached or not. */
+export const allIds = (process: EnteredProcess) =>
+  [...hooksOf(process), ...pendingOf(process)].map((hook) => hook.id);

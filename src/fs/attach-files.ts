@@ -25,7 +25,7 @@ const RECORD_MAP_TYPES = new Map([
 export class AttachFiles implements AttachObserver {
   readonly #fs: ControlFs;
   /** Collector sources by map id. */
-  readonly #sources = new Map<number, number>();
+  readonly #sources = new Map<number, { source: number; users: number }>();
 
   constructor(fs: ControlFs) {
     this.#fs = fs;
@@ -56,8 +56,8 @@ export class AttachFiles implements AttachObserver {
       const info = object.info.maps.find((one) => one.id === map.info.id);
       if (map.object !== former || !info) continue;
       process.maps.set(name, { name, info, object });
-      const source = this.#sources.get(info.id);
-      if (source !== undefined) native.eventsReplan(source, planOfRecord(object.info, info));
+      const known = this.#sources.get(info.id);
+      if (known) native.eventsReplan(known.source, planOfRecord(object.info, info));
     }
     this.detached(process, former);
     this.attached(process, object);
@@ -92,11 +92,19 @@ export class AttachFiles implements AttachObserver {
     }
   }
 
-  adopted(process: EnteredProcess, object: AttachedObject, bytes: Buffer): void {
+  appeared(object: AttachedObject, bytes: Buffer): void {
     const file = object.dir === 'hooks' ? '<object>' : '<fn>';
     this.#fs.publish(object.path, `/procs/<pid>/${object.dir}/${file}`, bytes);
+  }
+
+  adopted(process: EnteredProcess, object: AttachedObject, bytes: Buffer): void {
+    this.appeared(object, bytes);
     this.attached(process, object);
     this.#fs.errors.recordChange(this.#ourselves(object.path), 'adopted');
+  }
+
+  notFollowed(path: string, error: FsError): void {
+    this.#fs.errors.recordFailure(this.#ourselves(path), error);
   }
 
   notAdopted(pid: Pid, reason: string): void {
@@ -128,6 +136,12 @@ export class AttachFiles implements AttachObserver {
     mapName: string,
     plan?: Buffer,
   ): void {
+    // A child's maps are its parent's: one ring has one reader.
+    const known = this.#sources.get(mapId);
+    if (known) {
+      known.users++;
+      return;
+    }
     const source = native.eventsAdd({
       mount: this.#fs.mount,
       mapId,
@@ -137,13 +151,14 @@ export class AttachFiles implements AttachObserver {
       mapName,
       ...(plan ? { plan } : {}),
     });
-    this.#sources.set(mapId, source);
+    this.#sources.set(mapId, { source, users: 1 });
   }
 
   /** Stops reading a ring after what is in it has been delivered. */
   #stop(mapId: number): void {
-    const source = this.#sources.get(mapId);
-    if (source !== undefined) native.eventsRemove(source);
+    const known = this.#sources.get(mapId);
+    if (!known || --known.users > 0) return;
+    native.eventsRemove(known.source);
     this.#sources.delete(mapId);
   }
 }
@@ -166,6 +181,7 @@ export function attachRows(fs: ControlFs): Row[] {
   const timer = setInterval(() => void engine.sweep(), SWEEP_MS);
   timer.unref();
   fs.afterStart(() => engine.adoptAll());
+  fs.addStatus('forks_noticed', () => (engine.hearsOfForks ? 'at once' : 'each second'));
   fs.beforeStop(async () => {
     clearInterval(timer);
     await engine.detachAll();

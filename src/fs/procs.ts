@@ -2,6 +2,7 @@
 // Reads only; nothing here touches the process.
 import { disassemble } from '../attach/disasm.js';
 import type { AttachEngine } from '../attach/engine.js';
+import { parseFollow } from '../attach/follow.js';
 import { hooksOf, pendingOf } from '../attach/state.js';
 import { DISASM_MAX_BYTES } from '../config.js';
 import { fail } from '../errors.js';
@@ -39,6 +40,7 @@ function infoText(engine: AttachEngine, pid: Pid): string {
     ['follows', entered?.follows ?? 'none'],
     ['sites', entered?.sites.size ?? 0],
     ['reads', entered?.reads ?? 'none'],
+    ['follow', engine.lineage.followOf(pid)],
   ]);
 }
 
@@ -83,9 +85,15 @@ export function procsRows(engine: AttachEngine): Row[] {
   return [
     {
       pattern: '/procs/<pid>/info',
-      kind: 'generated',
-      doc: 'the process and what of ours is in it, in `key value` lines',
-      handlers: { read: (context) => infoText(engine, pidOf(context)) },
+      kind: 'line',
+      doc: 'what the process is and has of ours; echo follow=none|fork|exec|all for its children',
+      handlers: {
+        read: (context) => infoText(engine, pidOf(context)),
+        line: (context, lines) => {
+          const values = lines.map(parseFollow);
+          for (const value of values) engine.lineage.setFollow(pidOf(context), value);
+        },
+      },
     },
     {
       pattern: '/procs/<pid>/modules',

@@ -1,0 +1,106 @@
+// Carries out what `follow` says: children of fork get sessions of their own or are left at once,
+// and objects are attached again in programs that are executed.
+import { existsSync } from 'node:fs';
+import { EXEC_ATTEMPTS_MS } from '../config.js';
+import { refusalOf } from '../errors.js';
+import { native } from '../native.js';
+import { readFacts } from '../process/identity.js';
+import type { Pid } from '../types.js';
+import { dropHooks } from './adopt.js';
+import { childObject, childOf, type Follow, forkSession } from './follow.js';
+import type { AttachObserver, AttachRequest } from './observer.js';
+import type { AttachedObject, EnteredProcess } from './state.js';
+
+/** What the engine does for us. */
+interface Household {
+  knows(pid: Pid): boolean;
+  welcome(process: EnteredProcess): void;
+  /** Notes what a process has, and leaves it when that is nothing. */
+  settle(process: EnteredProcess): Promise<void>;
+  attach(request: AttachRequest): Promise<AttachedObject>;
+}
+
+/** The settings, and who is whose child. */
+export class Lineage {
+  readonly #follow = new Map<Pid, { startTime: bigint; value: Follow }>();
+  readonly #observer: AttachObserver;
+  readonly #house: Household;
+
+  constructor(observer: AttachObserver, house: Household) {
+    this.#observer = observer;
+    this.#house = house;
+  }
+
+  /** What is followed of a process. @throws {FsError} ESRCH */
+  followOf(pid: Pid): Follow {
+    const known = this.#follow.get(pid);
+    return known && known.startTime === readFacts(pid).startTime ? known.value : 'none';
+  }
+
+  /** Says what is followed of a process, attached or not. @throws {FsError} ESRCH */
+  setFollow(pid: Pid, value: Follow): void {
+    this.#follow.set(pid, { startTime: readFacts(pid).startTime, value });
+    for (const known of this.#follow.keys()) {
+      if (known !== pid && !existsSync(`/proc/${known}`)) this.#follow.delete(known);
+    }
+  }
+
+  /** A child has everything of ours, except for somebody who knows it. In the parent's turn. */
+  async forked(parent: EnteredProcess, child: Pid): Promise<void> {
+    if (parent.children.has(child) || this.#house.knows(child)) return;
+    parent.children.add(child);
+    const session = await forkSession(parent, child);
+    if (session === undefined) return;
+    const { startTime } = readFacts(child);
+    const process = childOf(parent, { pid: child, startTime }, session);
+    this.#house.welcome(process);
+    const follow = this.followOf(parent.identity.pid);
+    if (follow === 'fork' || follow === 'all') {
+      this.setFollow(child, follow);
+      for (const one of parent.objects.values()) {
+        const { object, bytes } = await childObject(parent, process, one);
+        process.objects.set(object.path, object);
+        this.#observer.adopted(process, object, bytes);
+      }
+    } else {
+      await dropHooks(process, (wish) => wish.progId !== 0);
+    }
+    await this.#house.settle(process);
+  }
+
+  /** What is to be attached again in the program that a process executes. */
+  async filesAfterExec(process: EnteredProcess): Promise<[AttachedObject, Buffer][]> {
+    const { pid, startTime } = process.identity;
+    const files: [AttachedObject, Buffer][] = [];
+    try {
+      if (readFacts(pid).startTime !== startTime) return [];
+      if (!['exec', 'all'].includes(this.followOf(pid))) return [];
+      for (const object of process.objects.values()) {
+        files.push([object, await native.targetKeptBytes(process.session, object.kept)]);
+      }
+    } catch {
+      // It has ended.
+    }
+    return files;
+  }
+
+  /** Attaches the objects of a program in the one that took its place. Not in its turn. */
+  async attachAgain(pid: Pid, files: readonly [AttachedObject, Buffer][]): Promise<void> {
+    const caller = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0, pid: process.pid };
+    for (const [object, bytes] of files) {
+      const { path, dir, name } = object;
+      for (const [i, delayMs] of EXEC_ATTEMPTS_MS.entries()) {
+        await new Promise((done) => setTimeout(done, delayMs));
+        try {
+          const attached = await this.#house.attach({ pid, dir, name, path, bytes, caller });
+          this.#observer.appeared(attached, bytes);
+          break;
+        } catch (error) {
+          if (i + 1 < EXEC_ATTEMPTS_MS.length) continue;
+          const refusal = refusalOf(error, name);
+          if (refusal) this.#observer.notFollowed(path, refusal);
+        }
+      }
+    }
+  }
+}
