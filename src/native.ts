@@ -327,6 +327,8 @@ export interface NativeTarget {
   targetDropBytes(session: number, kept: KeptBytes): Promise<void>;
   targetKeptBytes(session: number, kept: KeptBytes): Promise<Buffer>;
   targetCounters(session: number): Promise<HookCounters[]>;
+  /** Returns cut short by exceptions or forced unwinds, where return addresses are replaced. */
+  targetUnwound(session: number): Promise<bigint>;
   targetPatches(session: number): Promise<PatchInfo[]>;
   /** TSC ticks per nanosecond, measured since the addon was loaded. */
   targetTicksPerNs(): number;

@@ -206,6 +206,17 @@ Napi::Value target_check(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value target_unwound(const Napi::CallbackInfo& info) {
+  const uint32_t id = info[0].As<Napi::Number>().Uint32Value();
+  return run(info.Env(), [id](Answer* answer) {
+    const Session* session = session_of(id, answer);
+    if (session == nullptr) return;
+    answer->value = [count = session->unwound()](Napi::Env env) {
+      return Napi::BigInt::New(env, count);
+    };
+  });
+}
+
 Napi::Value target_counters(const Napi::CallbackInfo& info) {
   const uint32_t id = info[0].As<Napi::Number>().Uint32Value();
   return run(info.Env(), [id](Answer* answer) {
@@ -313,6 +324,7 @@ void init_target(Napi::Env env, Napi::Object exports) {
   exports.Set("targetLeave", Napi::Function::New<target_leave>(env));
   exports.Set("targetForget", Napi::Function::New<target_forget>(env));
   exports.Set("targetCheck", Napi::Function::New<target_check>(env));
+  exports.Set("targetUnwound", Napi::Function::New<target_unwound>(env));
   exports.Set("targetCounters", Napi::Function::New<target_counters>(env));
   exports.Set("targetPatches", Napi::Function::New<target_patches>(env));
   exports.Set("targetReadMemory", Napi::Function::New<target_read>(env));

@@ -197,6 +197,19 @@ class Builder {
     store(0, offsetof(probe_frame, func_ip));
   }
 
+  // The hook_stats of this CPU are at [rcx + rax].
+  void find_stats(const HookCall& hook) {
+    if (spec_.has_rdpid) {
+      code_.put({0xf3, 0x0f, 0xc7, 0xf8});  // rdpid rax: node << 12 | cpu
+    } else {
+      code_.put({0xb8, 0x7b, 0, 0, 0, 0x0f, 0x03, 0xc0});  // mov eax, 0x7b; lsl eax, eax
+    }
+    code_.put({0x25, 0xff, 0x0f, 0x00, 0x00});                               // and eax, 0xfff
+    code_.put({0x48, 0xc1, 0xe0, static_cast<int>(spec_.stats_cpu_shift)});  // shl rax, n
+    code_.put({0x48, 0x8d, 0x0d});  // lea rcx, [rip + stats]
+    code_.put_rel32(hook.stats);
+  }
+
   void call_program(const HookCall& hook) {
     if (hook.escapes_ctx) {
       mov_rax_imm(hook.cookie);
@@ -206,15 +219,7 @@ class Builder {
     }
     Sample sample{0, 0, hook.entry_slot};
     if (hook.counted) {
-      if (spec_.has_rdpid) {
-        code_.put({0xf3, 0x0f, 0xc7, 0xf8});  // rdpid rax: node << 12 | cpu
-      } else {
-        code_.put({0xb8, 0x7b, 0, 0, 0, 0x0f, 0x03, 0xc0});  // mov eax, 0x7b; lsl eax, eax
-      }
-      code_.put({0x25, 0xff, 0x0f, 0x00, 0x00});                               // and eax, 0xfff
-      code_.put({0x48, 0xc1, 0xe0, static_cast<int>(spec_.stats_cpu_shift)});  // shl rax, n
-      code_.put({0x48, 0x8d, 0x0d});  // lea rcx, [rip + stats]
-      code_.put_rel32(hook.stats);
+      find_stats(hook);
       code_.put({0x8b, 0x14, 0x01});        // mov edx, [rcx + rax]
       code_.put({0x48, 0xff, 0x04, 0x01});  // inc qword [rcx + rax]
       code_.put({0x81, 0xe2});              // and edx, every - 1
@@ -445,6 +450,11 @@ class Builder {
     call_agent(spec_.push_return_slot);
     code_.put({0x85, 0xc0, 0x0f, 0x85});  // test eax, eax; jnz
     code_.put_rel32(followed);
+    for (const HookCall& hook : spec_.on_return) {
+      if (!hook.counted) continue;
+      find_stats(hook);
+      code_.put({0x48, 0xff, 0x44, 0x01, offsetof(hook_stats, missed)});  // inc [rcx + rax + ..]
+    }
     restore_regs();
     move_rsp(static_cast<int32_t>(kFrame));
     code_.jmp(spec_.copy);

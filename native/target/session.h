@@ -173,6 +173,9 @@ class Session {
   Result<std::vector<uint8_t>> kept_bytes(uint64_t off, uint64_t bytes);
 
   [[nodiscard]] std::vector<HookCounters> counters() const;
+  /// Returns that were cut short by an exception or a forced unwind, where return addresses are
+  /// replaced.
+  [[nodiscard]] uint64_t unwound() const;
   [[nodiscard]] std::vector<PatchInfo> patch_infos() const;
   [[nodiscard]] std::shared_ptr<MapObject> log_map() const { return log_; }
   [[nodiscard]] pid_t pid() const { return pid_; }

@@ -20,9 +20,10 @@ export const pidOf = (context: Context): Pid => asPid(Number(context.params['pid
 
 const hex = (value: bigint) => `0x${value.toString(16)}`;
 
-function infoText(engine: AttachEngine, pid: Pid): string {
+async function infoText(engine: AttachEngine, pid: Pid): Promise<string> {
   const facts = readFacts(pid);
   const entered = engine.process(pid);
+  const unwound = entered ? await native.targetUnwound(entered.session).catch(() => 0n) : 0n;
   return keyedLines([
     ['pid', pid],
     ['comm', facts.comm],
@@ -41,6 +42,7 @@ function infoText(engine: AttachEngine, pid: Pid): string {
     ['sites', entered?.sites.size ?? 0],
     ['reads', entered?.reads ?? 'none'],
     ['follow', engine.lineage.followOf(pid)],
+    ['unwound', unwound],
   ]);
 }
 

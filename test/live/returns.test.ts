@@ -1,0 +1,56 @@
+// Where returns are caught: at the function's own `ret`s nothing on the stack changes, so a debugger
+// sees every caller; where the return address is replaced, exceptions still find their way, and what
+// they cut short is counted.
+import { execFileSync } from 'node:child_process';
+import t from 'tap';
+import { codeHash, eventually, Lab, sameCode } from '../helpers/lab.js';
+
+const OK = { code: 0, out: '', err: '' };
+
+t.setTimeout(120_000);
+
+/** The value of a key in `key value` lines. */
+const lineValue = (text: string, key: string) =>
+  new RegExp(`^${key} +(\\S+)$`, 'm').exec(text)?.[1];
+
+await t.test('gdb and the unwinder see true callers', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = lab.start(lab.build('returns.cc'));
+    const { pid } = target;
+    t.ok(await target.says(/round/), 'the target works');
+    const before = codeHash(pid);
+    for (const name of ['sleeps_long', 'calls_sleeper', 'leaves_by_jump']) {
+      t.same(await lab.attach(pid, lab.bpf('entry'), `uretprobe/${name}`), OK, name);
+    }
+    const forms = Object.fromEntries(
+      lab
+        .hooks(pid)
+        .map((hook) => [
+          hook['file'],
+          lineValue(lab.read(pid, `hooks/by-id/${hook['id']}/info`), 'exit_form'),
+        ]),
+    );
+    t.same(forms, {
+      'uretprobe/sleeps_long': 'ret',
+      'uretprobe/calls_sleeper': 'ret',
+      'uretprobe/leaves_by_jump': 'balanced',
+    });
+    const stack = await eventually(() => {
+      const seen = execFileSync('gdb', ['-batch', '-nx', '-p', String(pid), '-ex', 'bt'], {
+        stdio: ['ignore', 'pipe', 'ignore'],
+        encoding: 'utf8',
+      });
+      return seen.includes('sleeps_long') ? seen : undefined;
+    });
+    t.match(stack, /sleeps_long(.|\n)*calls_sleeper(.|\n)*main/, 'as gdb walks the stack');
+    t.ok(await target.advances(), 'it works on');
+    const unwound = () => Number(lineValue(lab.read(pid, 'info'), 'unwound'));
+    t.ok(await eventually(() => unwound() > 0), 'what exceptions cut short is counted');
+    t.ok(await eventually(() => lab.hits(pid, 'uretprobe/leaves_by_jump') > 0), 'returns are seen');
+    for (const name of ['sleeps_long', 'calls_sleeper', 'leaves_by_jump']) {
+      t.same(await lab.detach(pid, `uretprobe/${name}`), OK);
+    }
+    t.notMatch(target.text, /WRONG/);
+    await sameCode(t, pid, before, 'after rm');
+  });
+});
