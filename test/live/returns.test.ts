@@ -1,6 +1,6 @@
-// Where returns are caught: at the function's own `ret`s nothing on the stack changes, so a debugger
-// sees every caller; where the return address is replaced, exceptions still find their way, and what
-// they cut short is counted.
+// Where returns are caught: at the function's own `ret`s nothing on the stack changes, so a
+// debugger sees every caller; where the return address is replaced, exceptions still find their
+// way, and what they cut short is counted.
 import { execFileSync } from 'node:child_process';
 import t from 'tap';
 import { codeHash, eventually, Lab, sameCode } from '../helpers/lab.js';
