@@ -4,6 +4,7 @@
 // Addresses of targets are bigint. Buffers are copied in both directions unless said otherwise.
 import { constants } from 'node:os';
 import { fileURLToPath } from 'node:url';
+import type { NativeSymbols } from './native-symbols.js';
 
 /** What became of a batch; recycling stops once more. `guardArmed`: see targetArmGuard. */
 export type ApplyReport = Record<'pauseNs' | 'recyclePauseNs' | 'threadCount', number> & {
@@ -75,6 +76,19 @@ export interface FuseRequest {
   uid: number;
   gid: number;
   pid: number;
+  /** The calling thread, when it asks for a change of its own process: see NativeSelf. */
+  selfTid?: number;
+}
+
+/**
+ * A process that changes itself waits inside its own system call, where it cannot be stopped.
+ * Held, it has left that call but not the kernel; released, it returns with the true result.
+ */
+export interface NativeSelf {
+  /** Rejects when it cannot be held (EPERM, ESRCH, ETIMEDOUT) or no longer waits (ECANCELED). */
+  selfHold(tid: number): Promise<void>;
+  /** `errno` 0: the call succeeded. A thread that is not held is left alone. */
+  selfRelease(tid: number, errno: number): Promise<void>;
 }
 
 /** Serving the mount: nodes, requests, streams. */
@@ -336,33 +350,6 @@ export interface NativeTarget {
   targetReadMemory(pid: number, addr: bigint, size: number): Buffer;
 }
 
-// --- symbols -------------------------------------------------------------------------------------
-
-/** Flat arrays, one element per symbol, sorted by address. */
-export interface ElfSymbols {
-  /** Address as linked. */
-  addrs: BigUint64Array;
-  /** Bytes. */
-  sizes: Uint32Array;
-  /** Offset of the NUL-terminated name in `names`. */
-  nameOffsets: Uint32Array;
-  /** 0 function, 1 ifunc, 2 object; +8 when local, +16 when compiled by Go. */
-  kinds: Uint8Array;
-  names: Buffer;
-  segments: { vaddr: bigint; fileOff: bigint; fileSize: bigint; exec: boolean }[];
-  /** Lower-case hex, empty when the file has none. */
-  buildId: string;
-  /** PT_INTERP; empty for static programs. */
-  interpreter: string;
-  positionIndependent: boolean;
-}
-
-/** Reading symbol tables. */
-export interface NativeSymbols {
-  /** Reads a module's file and its separate debug file, on a worker thread. */
-  symbolsRead(path: string, debugRoot: string): Promise<ElfSymbols>;
-}
-
 // --- events --------------------------------------------------------------------------------------
 
 /** Following rings. */
@@ -388,7 +375,13 @@ export interface NativeEvents {
 }
 
 /** Everything that the addon exports. */
-export interface Native extends NativeFuse, NativeBpf, NativeTarget, NativeSymbols, NativeEvents {}
+export interface Native
+  extends NativeFuse,
+    NativeSelf,
+    NativeBpf,
+    NativeTarget,
+    NativeSymbols,
+    NativeEvents {}
 
 const addonPath = fileURLToPath(new URL('../../build/bpftimefs.node', import.meta.url));
 const module = { exports: {} as Native };

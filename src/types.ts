@@ -28,4 +28,6 @@ export interface Caller {
   uid: number;
   gid: number;
   pid: number;
+  /** Why the caller, who asks for a change of itself, could not be made to stand still. */
+  stuck?: string;
 }

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "../fuse/mounts.h"
+#include "../target/held_threads.h"
 #include "parts.h"
 
 namespace bpftime::addon {
@@ -119,6 +120,8 @@ class Bridge final : public fuse::RequestSink {
     });
   }
 
+  bool claim_interrupted(int tid) override { return target::claim_interrupted(tid); }
+
   void set_on_end(const Napi::Function& callback) {
     on_end_ = Napi::Persistent(callback);
     if (has_ended_) (void)on_end_.Call({});
@@ -151,6 +154,7 @@ class Bridge final : public fuse::RequestSink {
     set("uid", Napi::Number::New(env, request.caller.uid));
     set("gid", Napi::Number::New(env, request.caller.gid));
     set("pid", Napi::Number::New(env, request.caller.tid));
+    if (request.self_tid != 0) set("selfTid", Napi::Number::New(env, request.self_tid));
     return out;
   }
 

@@ -46,6 +46,19 @@ void drop_mount(int mount) {
   all.servers.erase(it);
 }
 
+bool let_out(int tid) {
+  std::vector<std::shared_ptr<Server>> servers;
+  {
+    Registry& all = registry();
+    const std::lock_guard<std::mutex> guard(all.mutex);
+    for (const auto& [mount, server] : all.servers) servers.push_back(server);
+  }
+  for (const auto& server : servers) {
+    if (server->let_out(tid)) return true;
+  }
+  return false;
+}
+
 std::shared_ptr<Stream> find_stream(int mount, std::string_view path) {
   const std::shared_ptr<Server> server = find_mount(mount);
   return server == nullptr ? nullptr : server->stream_at(path);

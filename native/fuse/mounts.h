@@ -13,5 +13,7 @@ int register_mount(std::shared_ptr<Server> server);
 /// Null when there is no such mount.
 std::shared_ptr<Server> find_mount(int mount);
 void drop_mount(int mount);
+/// Server::let_out of whichever server the thread waits for.
+bool let_out(int tid);
 
 }  // namespace bpftime::fuse

@@ -33,7 +33,8 @@ struct ControlRequest {
   std::string data;
   std::string to;
   bool truncate = false;
-  Caller caller;  // tid is replaced by the thread group
+  Caller caller;     // tid is replaced by the thread group
+  int self_tid = 0;  // the calling thread, when it wants to change its own process
 };
 
 /// Where requests go. Called from any thread, with the server's mutex held: must only wake.
@@ -42,6 +43,8 @@ class RequestSink {
   virtual ~RequestSink() = default;
   virtual void requests_ready() = 0;
   virtual void ended() = 0;
+  /// Whether we ourselves interrupted the thread `tid`, and it must be let out of its request.
+  virtual bool claim_interrupted(int tid) = 0;
 };
 
 struct ServerOptions {
@@ -68,6 +71,10 @@ class Server {
 
   std::vector<ControlRequest> take_requests();
   void answer(uint64_t id, int errnum, std::string data);
+  /// Answers the request in which `tid`, which has been interrupted, waits for a change of its own
+  /// process: it stops on the way out of the system call. What fails after that is told to it by
+  /// other means. False when it waits for no such thing.
+  bool let_out(int tid);
   struct Publication {
     std::string path, cls;
     std::optional<std::string> content, symlink;
@@ -92,8 +99,9 @@ class Server {
     ControlRequest request;
     Clock::time_point deadline;
     bool sent = false;
-    bool self_target = false;  // the caller is the process that it wants to change
-    uint32_t written = 0;      // body of a successful answer to write(2); 0: none
+    bool is_out = false;   // answered early
+    int self_tid = 0;      // as in the request
+    uint32_t written = 0;  // body of a successful answer to write(2); 0: none
     Completion done;
   };
   struct Waiter {
@@ -137,7 +145,7 @@ class Server {
   void next_question(const NodePtr& node);
   /// The kernel gets its answer now; JavaScript is told to stop.
   void give_up(Pending& pending, int errnum);
-  void answer_early(Pending& pending);
+  bool answer_early(Pending& pending);
 
   // server_lookup.cc: names and attributes
   void op_lookup(const Request& request);

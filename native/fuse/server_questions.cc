@@ -25,11 +25,13 @@ void Server::ask(const Request& request, Question question, Completion done) {
   pending.request.to = std::move(question.to);
   pending.request.truncate = question.truncate;
   pending.request.caller = request.caller();
-  const int tgid = tgid_of(pending.request.caller.tid);
+  const int tid = pending.request.caller.tid;
+  const int tgid = tgid_of(tid);
   if (tgid != 0) pending.request.caller.tid = tgid;
   pending.written = question.written;
-  pending.self_target =
+  const bool is_self =
       pending.node != nullptr && pending.node->proc != nullptr && pending.node->proc->pid == tgid;
+  if (is_self) pending.request.self_tid = pending.self_tid = tid;
   if (pending.node != nullptr && pending.node->busy) {
     pending.node->waiting_requests.push_back(id);
     pending.deadline =
@@ -72,14 +74,20 @@ void Server::next_question(const NodePtr& node) {
   table_.collect(node);
 }
 
-// A process that changes itself waits in its own request and cannot be stopped in it. Stopping it
-// interrupts the request: it gets its answer now and stops on the way out of the system call.
-// What fails after that is found in last_error only.
-void Server::answer_early(Pending& pending) {
+// A process that changes itself waits in its own request and cannot be stopped in it.
+bool Server::let_out(int tid) {
+  const std::lock_guard<std::mutex> guard(mutex_);
+  for (auto& [id, pending] : pending_) {
+    if (pending.self_tid == tid && pending.unique != 0) return answer_early(pending);
+  }
+  return false;
+}
+
+bool Server::answer_early(Pending& pending) {
   fuse_write_out out = {};
   out.size = pending.written;
-  send(pending.unique, 0, &out, pending.written != 0 ? sizeof(out) : 0);
-  pending.unique = 0;
+  const uint64_t unique = std::exchange(pending.unique, 0);
+  return send(unique, 0, &out, pending.written != 0 ? sizeof(out) : 0);
 }
 
 void Server::give_up(Pending& pending, int errnum) {

@@ -14,6 +14,7 @@
 
 #include <algorithm>
 
+#include "held_threads.h"
 #include "proc_maps.h"
 
 // Since Linux 4.3; missing from older headers.
@@ -169,9 +170,13 @@ Result<void> seize_and_stop(pid_t tid, int timeout_ms) {
   return step.ok() ? wait_stopped(tid, timeout_ms) : step;
 }
 
-void forget_interrupted(pid_t tid) { stop_late(tid); }
+void forget_interrupted(pid_t tid) {
+  settled(tid, false);
+  if (!is_held(tid)) stop_late(tid);
+}
 
 Result<void> seize(pid_t tid) {
+  if (is_held(tid)) return {};
   const auto& late = late_stops();
   if (std::any_of(late.begin(), late.end(), [tid](const LateStop& l) { return l.tid == tid; })) {
     return fail(ETIMEDOUT, "a thread does not stop: it sleeps uninterruptibly in the kernel");
@@ -185,13 +190,19 @@ Result<void> seize(pid_t tid) {
 }
 
 Result<void> interrupt(pid_t tid) {
-  if (ptrace(PTRACE_INTERRUPT, tid, nullptr, nullptr) == 0) return {};
+  if (is_held(tid)) return {};
+  if (ptrace(PTRACE_INTERRUPT, tid, nullptr, nullptr) == 0) {
+    interrupted(tid);
+    return {};
+  }
   // It is ending; whoever waits for it next sees ECHILD.
   stop_late(tid);
   return fail(ESRCH, "the thread ended");
 }
 
-Result<void> wait_stopped(pid_t tid, int timeout_ms) {
+namespace {
+
+Result<void> wait_for_stop(pid_t tid, int timeout_ms) {
   for (;;) {
     int status = 0;
     const pid_t got = wait_until(tid, &status, timeout_ms);
@@ -206,6 +217,15 @@ Result<void> wait_stopped(pid_t tid, int timeout_ms) {
     // A signal was on its way: let it be delivered; our interrupt is still pending behind it.
     ptrace(PTRACE_CONT, tid, nullptr, WSTOPSIG(status));
   }
+}
+
+}  // namespace
+
+Result<void> wait_stopped(pid_t tid, int timeout_ms) {
+  if (is_held(tid)) return {};
+  const Result<void> stopped = wait_for_stop(tid, timeout_ms);
+  settled(tid, stopped.ok());
+  return stopped;
 }
 
 void reap_late_stops() {
@@ -238,6 +258,7 @@ void release_thread(pid_t tid, user_regs_struct regs, bool dirty) {
     dirty = true;
   }
   if (dirty) ptrace(PTRACE_SETREGS, tid, nullptr, &regs);
+  if (is_held(tid)) return;
   // Not stopped any more: something kills it. Its end must be collected, or it never goes away.
   if (ptrace(PTRACE_DETACH, tid, nullptr, nullptr) != 0) stop_late(tid);
 }
@@ -274,7 +295,7 @@ Result<void> RemoteThread::prepare() {
   gone_ = true;
   if (ptrace(PTRACE_GETREGS, tid_, nullptr, &saved_) != 0 ||
       ptrace(PTRACE_GETSIGMASK, tid_, sizeof(uint64_t), &saved_mask_) != 0) {
-    if (!borrowed_) ptrace(PTRACE_DETACH, tid_, nullptr, nullptr);
+    if (!borrowed_ && !is_held(tid_)) ptrace(PTRACE_DETACH, tid_, nullptr, nullptr);
     return fail(ESRCH, "the thread ended");
   }
   // A filter may have been installed since we last looked, by this thread alone. Not being allowed
@@ -302,6 +323,7 @@ void RemoteThread::let_go() {
 RemoteThread::~RemoteThread() {
   if (gone_) return;
   if (stuck_) {
+    lose_held(tid_);
     LateStop late;
     late.tid = tid_;
     late.restore = true;

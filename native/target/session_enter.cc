@@ -147,7 +147,8 @@ Result<void> Session::open_handles() {
   const ProcStatus& s = status.value();
   if (s.kernel_thread) return fail(EOPNOTSUPP, "it is a kernel thread: it has no user code");
   if (s.zombie) return fail(ESRCH, "the process has ended and waits for its parent");
-  if (s.tracer != 0) return fail(EBUSY, "another tracer is attached to it");
+  // Ourselves: it holds still because it is the caller.
+  if (s.tracer != 0 && s.tracer != gettid()) return fail(EBUSY, "another tracer is attached to it");
   if (s.shadow_stack) {
     return fail(EOPNOTSUPP,
                 "it runs with a hardware shadow stack, which moved calls would violate");

@@ -98,7 +98,7 @@ export class AttachEngine {
    */
   async attach(request: AttachRequest): Promise<AttachedObject> {
     return await this.#serially(request.pid, async () => {
-      refuseProcess(request.pid, request.caller.pid);
+      refuseProcess(request.pid, request.caller);
       const known = await this.#known(request.pid);
       const former = known?.objects.get(request.path);
       const info = await loadObject(request.name, request.bytes, former);

@@ -1,7 +1,7 @@
 // From a request of the kernel to a handler of a row, and from what the handler threw to an errno:
 // the one catch block. Nothing a handler does can bring the daemon down.
 import { errnoNumber, FsError, fail, refusalOf } from '../errors.js';
-import { type FuseRequest, native } from '../native.js';
+import { type FuseRequest, type NativeError, native } from '../native.js';
 import type { ControlFs } from './control-fs.js';
 import { splitLines } from './line.js';
 import type { Context, Row } from './node.js';
@@ -32,25 +32,36 @@ export class Dispatcher {
   }
 
   async #answer(request: FuseRequest): Promise<void> {
-    const mount = this.#fs.mount;
     const controller = new AbortController();
     this.#running.set(request.id, controller);
+    const stuck = await this.#hold(request);
+    let reply: { errno: number; data?: Buffer } = { errno: 0 };
     try {
-      const data = await this.#run(request, controller.signal);
+      const data = await this.#run(request, controller.signal, stuck);
       if (CHANGES.includes(request.op)) this.#fs.errors.recordSuccess(request);
-      native.fuseReply(mount, {
-        id: request.id,
-        errno: 0,
-        ...(data === undefined ? {} : { data }),
-      });
+      if (data !== undefined) reply = { errno: 0, data };
     } catch (error) {
       const refusal = refusalOf(error, request.path) ?? this.#reportBug(request, error);
       if (request.op !== 'lookup' || !isProbe(request.path)) {
         this.#fs.errors.recordFailure(request, refusal);
       }
-      native.fuseReply(mount, { id: request.id, errno: errnoNumber(refusal.errno) });
+      reply = { errno: errnoNumber(refusal.errno) };
     } finally {
       this.#running.delete(request.id);
+    }
+    native.fuseReply(this.#fs.mount, { id: request.id, ...reply });
+    if (request.selfTid !== undefined) await native.selfRelease(request.selfTid, reply.errno);
+  }
+
+  /** A process that changes itself has to stand still first; why it does not, if it does not. */
+  async #hold({ pid, selfTid }: FuseRequest): Promise<string | undefined> {
+    // Nobody stops the init process, whatever it writes.
+    if (selfTid === undefined || pid === 1) return undefined;
+    try {
+      await native.selfHold(selfTid);
+      return undefined;
+    } catch (error) {
+      return (error as NativeError).reason;
     }
   }
 
@@ -63,14 +74,23 @@ export class Dispatcher {
     });
   }
 
-  async #run(request: FuseRequest, signal: AbortSignal): Promise<Buffer | undefined> {
+  async #run(
+    request: FuseRequest,
+    signal: AbortSignal,
+    stuck: string | undefined,
+  ): Promise<Buffer | undefined> {
     const { tree } = this.#fs;
     const row = request.op === 'lookup' ? tree.lookupRowOf(request.cls) : tree.rowOf(request.cls);
     if (row === undefined) throw new Error(`${request.cls}: no row answers ${request.op}`);
     const context: Context = {
       path: request.path,
       params: paramsOf(row.pattern, request.path),
-      caller: { uid: request.uid, gid: request.gid, pid: request.pid },
+      caller: {
+        uid: request.uid,
+        gid: request.gid,
+        pid: request.pid,
+        ...(stuck === undefined ? {} : { stuck }),
+      },
       signal,
     };
     return await runHandler(row, request, context);

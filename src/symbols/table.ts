@@ -1,6 +1,6 @@
 // Names and addresses of one module's file. Pure over the flat arrays that the native reader made;
 // indexes are built on first use because most modules are never asked.
-import type { ElfSymbols } from '../native.js';
+import type { ElfSymbols } from '../native-symbols.js';
 
 /** A function or object of a module, at its link-time address. */
 export interface ModuleSymbol {

@@ -37,12 +37,13 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   fs: ['attach', 'bpf', 'process', 'symbols', 'config', 'errors', 'native', 'types'],
   attach: ['bpf', 'process', 'symbols', 'config', 'errors', 'native', 'types'],
   bpf: ['config', 'errors', 'types'],
-  symbols: ['process', 'config', 'errors', 'native', 'types'],
+  symbols: ['process', 'config', 'errors', 'native', 'native-symbols', 'types'],
   process: ['config', 'errors', 'types'],
   config: [],
   errors: [],
   types: [],
-  native: [],
+  native: ['native-symbols'],
+  'native-symbols': [],
 };
 
 const roomOf = (path: string) => /^src\/([\w-]+)/.exec(path)?.[1] ?? '';

@@ -28,6 +28,7 @@ constexpr auto kDuration = std::chrono::seconds(3);
 // Stands for the JavaScript thread.
 class Answerer final : public RequestSink {
  public:
+  bool claim_interrupted(int) override { return false; }
   void requests_ready() override {
     const std::lock_guard<std::mutex> guard(mutex_);
     ready_ = true;

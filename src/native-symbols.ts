@@ -1,0 +1,26 @@
+// The part of the native surface (src/native.ts) that reads symbol tables of files.
+
+/** Flat arrays, one element per symbol, sorted by address. */
+export interface ElfSymbols {
+  /** Address as linked. */
+  addrs: BigUint64Array;
+  /** Bytes. */
+  sizes: Uint32Array;
+  /** Offset of the NUL-terminated name in `names`. */
+  nameOffsets: Uint32Array;
+  /** 0 function, 1 ifunc, 2 object; +8 when local, +16 when compiled by Go. */
+  kinds: Uint8Array;
+  names: Buffer;
+  segments: { vaddr: bigint; fileOff: bigint; fileSize: bigint; exec: boolean }[];
+  /** Lower-case hex, empty when the file has none. */
+  buildId: string;
+  /** PT_INTERP; empty for static programs. */
+  interpreter: string;
+  positionIndependent: boolean;
+}
+
+/** Reading symbol tables. */
+export interface NativeSymbols {
+  /** Reads a module's file and its separate debug file, on a worker thread. */
+  symbolsRead(path: string, debugRoot: string): Promise<ElfSymbols>;
+}
