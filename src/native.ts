@@ -249,7 +249,7 @@ export interface PatchInfo {
   oldBytes: Buffer;
   newBytes: Buffer;
   copyBytes: Buffer;
-  /** See docs/adr/0011. */
+  /** See docs/adr/0014. */
   form: 'jmp' | 'short' | 'punned';
 }
 
