@@ -14,6 +14,17 @@ t.setTimeout(300_000);
 const sizeKib = (pid: number) =>
   Number(/^VmSize:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]);
 
+/** False when the change was refused because the target did not stop in time. */
+function succeeds(change: () => void, attempt: number): boolean {
+  try {
+    change();
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ETIMEDOUT' && attempt < 5) return false;
+    throw error;
+  }
+}
+
 const mappings = (pid: number) => readFileSync(`/proc/${pid}/maps`, 'utf8').split('\n').length;
 
 await t.test('10,000 cycles in bounded memory', async (t) => {
@@ -27,13 +38,17 @@ await t.test('10,000 cycles in bounded memory', async (t) => {
     t.equal((await lab.attach(pid, lab.bpf('probe'), 'uprobe/long_loop')).code, 0);
     let size = 0;
     let count = 0;
+    let late = 0;
     const names = ['recurse', 'many_args', 'malloc', 'tail_caller'];
     for (let cycle = 0; cycle < CYCLES; cycle++) {
       const file = lab.proc(pid, 'uprobe', names[cycle % names.length]!);
-      writeFileSync(file, object);
-      unlinkSync(file);
+      for (const change of [() => writeFileSync(file, object), () => unlinkSync(file)]) {
+        // A thread of a busy machine may not stop in time: that is said, and nothing has changed.
+        for (let attempt = 1; !succeeds(change, attempt); attempt++) late++;
+      }
       if (cycle === SETTLED) [size, count] = [sizeKib(pid), mappings(pid)];
     }
+    t.ok(late * 100 <= CYCLES, `${late} changes had to be asked for again`);
     t.ok(sizeKib(pid) <= size + NOISE_KIB, `grew from ${size} to ${sizeKib(pid)} KiB`);
     t.ok(mappings(pid) <= count + 64, `from ${count} to ${mappings(pid)} mappings`);
     t.ok(await target.advances(), 'it works on');
