@@ -2,7 +2,8 @@
 // Attaches an eBPF object with the kernel's own uprobes and uretprobes, as the rival of our probes:
 // system libbpf, bpf(2), perf_event_open(2). One process is probed, the one named, in one binary.
 // Usage: kernel-probe BINARY PID    Commands on stdin, one answer line each:
-//   attach OBJECT SYMBOL   -> ok | error: WHY    each program, at entry or return as its SEC() says
+//   attach OBJECT SYMBOL   -> ok | error: WHY    each program, at entry or return as its SEC() says,
+//                             and where its SEC() says if that names a function
 //   detach                 -> ok LOST            LOST: first word of the object's .bss
 // A ring buffer is read by a thread that waits in epoll, as tracing tools do.
 #include <bpf/bpf.h>
@@ -83,6 +84,23 @@ static uint64_t detach(void) {
   return word;
 }
 
+// SEC("uprobe/BINARY:SYMBOL") says where; else where the command says.
+static struct bpf_link* attach_program(struct bpf_program* program, const char* binary,
+                                       const char* symbol, int pid) {
+  const char* section = bpf_program__section_name(program);
+  char own_binary[512];
+  const char* slash = strchr(section, '/');
+  const char* colon = strrchr(section, ':');
+  if (slash && colon) {
+    snprintf(own_binary, sizeof own_binary, "%.*s", (int)(colon - slash - 1), slash + 1);
+    binary = own_binary;
+    symbol = colon + 1;
+  }
+  LIBBPF_OPTS(bpf_uprobe_opts, options, .func_name = symbol,
+              .retprobe = strstr(section, "uret") != NULL);
+  return bpf_program__attach_uprobe_opts(program, pid, binary, 0, &options);
+}
+
 static int attach(const char* object, const char* symbol, const char* binary, int pid) {
   probe.object = bpf_object__open_file(object, NULL);
   if (!probe.object) return -errno;
@@ -91,9 +109,7 @@ static int attach(const char* object, const char* symbol, const char* binary, in
   start_reader();
   struct bpf_program* program;
   bpf_object__for_each_program(program, probe.object) {
-    LIBBPF_OPTS(bpf_uprobe_opts, options, .func_name = symbol,
-                .retprobe = strstr(bpf_program__section_name(program), "uret") != NULL);
-    struct bpf_link* link = bpf_program__attach_uprobe_opts(program, pid, binary, 0, &options);
+    struct bpf_link* link = attach_program(program, binary, symbol, pid);
     if (!link) return -errno;
     probe.links[probe.link_count++] = link;
     if (probe.link_count == kMaxLinks) break;

@@ -43,8 +43,11 @@ async function runTrial(trial: Trial, bench: Bench, outcome: Outcome): Promise<v
       ...(note === undefined ? {} : { note }),
     });
   } catch (error) {
-    if (!(error instanceof Unavailable)) throw error;
-    outcome.missing.push({ name, reason: error.message });
+    // One trial that fails does not take the others' results with it.
+    const { message } = error as Error;
+    const isExpected = error instanceof Unavailable;
+    if (!isExpected) process.exitCode = 1;
+    outcome.missing.push({ name, reason: isExpected ? message : `failed: ${message}` });
   }
 }
 

@@ -8,17 +8,23 @@ const ROUNDS = 21;
 const BATCHES = 31;
 const BATCH_NS = 200_000;
 
-/** Which function, with which object (build/bench/NAME.bpf.o). */
+/** Which function is timed, with which object (build/bench/NAME.bpf.o). */
 export interface ProbeSpec {
   object: string;
   fn: string;
+  /** The functions that are probed, when it is not the timed one itself. */
+  sites?: readonly string[];
+  /** Threads that call it at the same time, each on a core of its own. */
+  threads?: 1 | 2;
 }
 
 /** Attaches, and returns what detaches again and tells about lost records. */
 type Attach = (bench: Bench, spec: ProbeSpec) => Promise<() => Promise<number>>;
 
-async function nsPerCall(target: LineProcess, fn: string): Promise<number> {
-  const answer = await target.ask(`time ${fn} ${BATCHES} ${BATCH_NS}`);
+/** Nanoseconds of CPU time per call; of two threads, the slower one's. */
+export async function nsPerCall(target: LineProcess, fn: string, threads = 1): Promise<number> {
+  const verb = threads === 1 ? 'time' : 'pair';
+  const answer = await target.ask(`${verb} ${fn} ${BATCHES} ${BATCH_NS}`);
   const ns = Number(answer.split(' ')[0]);
   if (!(ns > 0)) throw new Error(`target: ${answer}`);
   return ns;
@@ -36,13 +42,14 @@ async function probedMinusBare(bench: Bench, spec: ProbeSpec, attach: Attach): P
   const target = await bench.target();
   const samples: number[] = [];
   const absolutes: number[] = [];
+  const { fn, sites = [fn], threads } = spec;
   let lost = 0;
   for (let i = 0; i < ROUNDS; i++) {
-    const bare = await nsPerCall(target, spec.fn);
+    const bare = await nsPerCall(target, fn, threads);
     const detach = await attach(bench, spec);
-    const probed = await nsPerCall(target, spec.fn);
+    const probed = await nsPerCall(target, fn, threads);
     lost += await detach();
-    samples.push(probed - bare);
+    samples.push((probed - bare) / sites.length);
     absolutes.push(probed);
   }
   return lost > 0
@@ -67,12 +74,13 @@ function checkHits(list: string): void {
 
 const attachCopy: Attach = async (bench, spec) => {
   const { pid } = await bench.target();
-  const file = await bench.proc(pid, 'uprobe', spec.fn);
+  const { fn, sites = [fn] } = spec;
+  const dir = await bench.proc(pid, 'uprobe');
   const maps = await bench.proc(pid, 'maps');
-  copyFileSync(built(`${spec.object}.bpf.o`), file);
+  for (const site of sites) copyFileSync(built(`${spec.object}.bpf.o`), `${dir}/${site}`);
   return async () => {
     const lost = lostRecords(maps);
-    unlinkSync(file);
+    for (const site of sites) unlinkSync(`${dir}/${site}`);
     return lost;
   };
 };
@@ -99,7 +107,8 @@ const attachDisabled: Attach = async (bench, spec) => {
 
 const attachKernel: Attach = async (bench, spec) => {
   const kernel = await bench.kernel();
-  const answer = await kernel.ask(`attach ${built(`${spec.object}.bpf.o`)} ${spec.fn}`);
+  const site = spec.sites?.[0] ?? spec.fn;
+  const answer = await kernel.ask(`attach ${built(`${spec.object}.bpf.o`)} ${site}`);
   if (answer !== 'ok') throw new Unavailable(`the kernel's probe was refused: ${answer}`);
   return async () => Number((await kernel.ask('detach')).split(' ')[1]);
 };

@@ -9,15 +9,16 @@ import {
 } from './attaching.js';
 import type { Bench } from './bench.js';
 import { type FileSpec, fileTime, generatedFileTime } from './files.js';
-import { callDirect, disabledProbe, kernelProbe, ourProbe } from './probes.js';
+import { callDirect, disabledProbe, kernelProbe, ourProbe, type ProbeSpec } from './probes.js';
 import type { Measured } from './stats.js';
+import { mallocFactor, nginxLoss, type Prober, redisLoss } from './workloads.js';
 
 /** One row of the report. */
 export interface Trial {
   /** Dotted. */
   name: string;
-  group: 'probe' | 'attach' | 'fs';
-  unit: 'ns' | 'us';
+  group: 'probe' | 'attach' | 'fs' | 'workloads' | 'why';
+  unit: 'ns' | 'us' | '%' | 'x';
   description: string;
   /** The row that the ratio is taken to. */
   baseline?: string;
@@ -75,6 +76,103 @@ const otherSites: Trial[] = firstInstructions.slice(1).map(([first, fn]) => ({
   baseline: 'call.direct',
   run: ourProbe({ object: 'entry-empty', fn }),
 }));
+
+const ALL_DEEP = [1, 2, 3, 4, 5, 6, 7, 8].map((depth) => `f_deep${depth}`);
+
+// The tuple of each: what, probe, description. All have entry and return.
+const returnShapes: [name: string, spec: Omit<ProbeSpec, 'object'>, description: string][] = [
+  ['deep', { fn: 'f_deep8', sites: ['f_deep1'] }, 'innermost of 8 nested calls'],
+  ['deep.all', { fn: 'f_deep8', sites: ALL_DEEP }, 'each of 8 nested calls, per call'],
+  ['balanced', { fn: 'f_tail' }, 'a function that ends in a jump to another (exit_form balanced)'],
+];
+
+const returnTrials: Trial[] = returnShapes.flatMap(([name, spec, description]): Trial[] => [
+  {
+    name: `probe.both.empty.${name}`,
+    group: 'probe',
+    unit: 'ns',
+    description: `ours: entry and return, nothing, ${description}`,
+    baseline: 'probe.both.empty',
+    run: ourProbe({ object: 'both-empty', ...spec }),
+  },
+  ...((spec.sites?.length ?? 1) > 1
+    ? []
+    : [
+        {
+          name: `kernel.both.empty.${name}`,
+          group: 'probe' as const,
+          unit: 'ns' as const,
+          description: `kernel: entry and return, nothing, ${description}`,
+          baseline: `probe.both.empty.${name}`,
+          run: kernelProbe({ object: 'both-empty', ...spec }),
+        },
+      ]),
+]);
+
+const counters = [
+  ['percpu', 'entry-percpu', 'an element of a per-CPU array counts'],
+  ['array', 'entry-array', 'an array element counts, the same one for both threads'],
+  ['hash', 'entry-hash', 'a hash map counts, the same 64 keys for both threads'],
+] as const;
+
+const scalingTrials: Trial[] = counters.flatMap(([what, object, description]) =>
+  ([1, 2] as const).map(
+    (threads): Trial => ({
+      name: `probe.scale.${what}.${threads}`,
+      group: 'probe',
+      unit: 'ns',
+      description: `ours: ${threads === 1 ? 'one thread' : 'two threads, two cores, each'}: ${description}`,
+      ...(threads === 2 ? { baseline: `probe.scale.${what}.1` } : {}),
+      run: ourProbe({ object, fn: 'f_push', threads }),
+    }),
+  ),
+);
+
+type Load = (prober: Prober, object: string) => (bench: Bench) => Promise<Measured>;
+const nginx1k: Load = (prober, object) => nginxLoss(1024, prober, object);
+const nginx16k: Load = (prober, object) => nginxLoss(16_384, prober, object);
+
+// Name, unit, object, load, description.
+const loads: [string, '%' | 'x', string, Load, string][] = [
+  ['nginx.1k', '%', 'workload-tls', nginx1k, 'throughput lost by nginx, TLS, 1 KB: a sniffer'],
+  ['nginx.16k', '%', 'workload-tls', nginx16k, 'throughput lost by nginx, TLS, 16 KB: a sniffer'],
+  ['redis', '%', 'workload-keys', redisLoss, 'throughput lost by redis, -P 16: a count per key'],
+  ['malloc.count', 'x', 'malloc-count', mallocFactor, 'malloc and free: a counter on malloc'],
+  ['malloc.latency', 'x', 'malloc-latency', mallocFactor, "malloc and free: malloc's latencies"],
+];
+
+const workloadTrials: Trial[] = loads.flatMap(([name, unit, object, load, description]) =>
+  (['ours', 'kernel'] as const).map(
+    (prober): Trial => ({
+      name: `workload.${name}.${prober}`,
+      group: 'workloads',
+      unit,
+      description: `${prober}: ${description}`,
+      ...(prober === 'kernel' ? { baseline: `workload.${name}.ours` } : {}),
+      run: load(prober, object),
+    }),
+  ),
+);
+
+// The same with parts of the program left out: where the time goes.
+const whyTrials: Trial[] = (
+  [
+    ['nginx.1k.noread', '%', nginx1k, 'workload-tls-noread', 'records without text'],
+    ['nginx.1k.noring', '%', nginx1k, 'workload-tls-noring', 'no records'],
+    ['redis.noread', '%', redisLoss, 'workload-keys-noread', 'keys are addresses'],
+    ['malloc.noclock', 'x', mallocFactor, 'malloc-latency-noclock', 'no time is taken'],
+    ['malloc.nohash', 'x', mallocFactor, 'malloc-latency-nohash', 'the start lies in .bss'],
+    ['malloc.neither', 'x', mallocFactor, 'malloc-latency-neither', 'neither time nor hash'],
+  ] as [string, '%' | 'x', Load, string, string][]
+).map(
+  ([name, unit, load, object, description]): Trial => ({
+    name: `why.${name}`,
+    group: 'why',
+    unit,
+    description: `ours, a part left out: ${description}`,
+    run: load('ours', object),
+  }),
+);
 
 const pauseTrials: Trial[] = [1, 16, 128].flatMap((threads): Trial[] => [
   {
@@ -153,6 +251,8 @@ export const trials: readonly Trial[] = [
     baseline: 'call.direct',
     run: disabledProbe({ object: 'entry-empty', fn: 'f_push' }),
   },
+  ...returnTrials,
+  ...scalingTrials,
   ...kernelTrials,
   {
     name: 'enter.us',
@@ -194,4 +294,6 @@ export const trials: readonly Trial[] = [
     baseline: 'libfuse.orc.process.us',
     run: generatedFileTime,
   },
+  ...workloadTrials,
+  ...whyTrials,
 ];

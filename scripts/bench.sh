@@ -20,11 +20,22 @@ program fs-client ""
 program ptrace-stop ""
 program kernel-probe "-lbpf"
 program libfuse-null "$(pkg-config --cflags --libs fuse3)"
-for source in bench/bpf/*.bpf.c; do
-  object="$out/$(basename "$source" .c).o"
+object() { # SOURCE OBJECT DEFINES...
+  local source="bench/bpf/$1.bpf.c" object="$out/$2.bpf.o"
   if newer "$source" "$object"; then
     clang -O2 -g -Wall -Werror -target bpf -D__TARGET_ARCH_x86 -I/usr/include/x86_64-linux-gnu \
-      -c "$source" -o "$object"
+      "${@:3}" -c "$source" -o "$object"
   fi
+}
+for source in bench/bpf/*.bpf.c; do
+  name=$(basename "$source" .bpf.c)
+  object "$name" "$name"
 done
+# The same programs with parts left out: where the time goes.
+object workload-tls workload-tls-noread -DWITHOUT_READ
+object workload-tls workload-tls-noring -DWITHOUT_RING
+object workload-keys workload-keys-noread -DWITHOUT_READ
+object malloc-latency malloc-latency-noclock -DWITHOUT_CLOCK
+object malloc-latency malloc-latency-nohash -DWITHOUT_HASH
+object malloc-latency malloc-latency-neither -DWITHOUT_CLOCK -DWITHOUT_HASH
 exec node dist/bench/main.js "$@"
