@@ -2,7 +2,8 @@
 // Attaches an eBPF object with the kernel's own uprobes and uretprobes, as the rival of our probes:
 // system libbpf, bpf(2), perf_event_open(2). One process is probed, the one named, in one binary.
 // Usage: kernel-probe BINARY PID    Commands on stdin, one answer line each:
-//   attach OBJECT SYMBOL   -> ok | error: WHY    each program, at entry or return as its SEC() says,
+//   attach OBJECT SYMBOL   -> ok | error: WHY    each program, at entry or return as its SEC()
+//   says,
 //                             and where its SEC() says if that names a function
 //   detach                 -> ok LOST            LOST: first word of the object's .bss
 // A ring buffer is read by a thread that waits in epoll, as tracing tools do.

@@ -87,9 +87,8 @@ static void loop_malloc(uint32_t calls) {
 static const struct {
   const char* name;
   void (*loop)(uint32_t calls);
-} kFunctions[] = {{"f_push", loop_f_push},       {"f_nop5", loop_f_nop5},
-                  {"f_endbr64", loop_f_endbr64}, {"f_tail", loop_f_tail},
-                  {"f_deep8", loop_f_deep8},     {"malloc", loop_malloc}};
+} kFunctions[] = {{"f_push", loop_f_push}, {"f_nop5", loop_f_nop5},   {"f_endbr64", loop_f_endbr64},
+                  {"f_tail", loop_f_tail}, {"f_deep8", loop_f_deep8}, {"malloc", loop_malloc}};
 
 static double thread_ns(void) {
   struct timespec now;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// How long malloc takes, as a histogram of powers of two: entry remembers the time by thread, return
-// takes the difference. WITHOUT_CLOCK and WITHOUT_HASH tell where the probe's own time goes.
+// How long malloc takes, as a histogram of powers of two: entry remembers the time by thread,
+// return takes the difference. WITHOUT_CLOCK and WITHOUT_HASH tell where the probe's own time goes.
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>

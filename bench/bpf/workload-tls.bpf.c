@@ -21,10 +21,11 @@ struct event {
   char text[TEXT_BYTES];
 };
 
+const struct event* event_type;  // so that the object says what a record is
+
 struct {
   __uint(type, BPF_MAP_TYPE_RINGBUF);
   __uint(max_entries, 32 * 1024 * 1024);
-  __type(value, struct event);
 } events SEC(".maps");
 
 struct {

@@ -11,6 +11,8 @@ namespace bpftime::rewrite {
 namespace {
 
 constexpr uint32_t kFrame = sizeof(probe_frame);
+// Where the return address is put back, in front of it the flags.
+constexpr uint32_t kReturnSlot = kFrame + 8;
 constexpr uint32_t kRedZone = 128;
 constexpr uint32_t kAllWords = (1u << 21) - 1;
 static_assert(offsetof(shadow_stack, depth) == 8 && offsetof(shadow_stack, sweep_at) == 16 &&
@@ -372,9 +374,9 @@ class Builder {
     code_.put({0x48, 0x01, 0xd1, 0x48, 0x39, 0x01});  // add rcx, rdx; cmp [rcx], rax
     leave_if(kNotZero, slow);
   }
-  void lea_slot(int modrm) {  // lea reg, [rsp + frame]
+  void lea_slot(int modrm, uint32_t disp) {  // lea reg, [rsp + disp]
     code_.put({0x48, 0x8d, modrm, 0x24});
-    code_.put_u32(kFrame);
+    code_.put_u32(disp);
   }
 
   // agent_push_return() for the usual case, in the same order of stores: see there why.
@@ -394,7 +396,7 @@ class Builder {
     points_.push_back(code_.put_rel32_later());
     code_.put({0x48, 0x89, 0x7a, 0x18});  // return_point = rdi
     store(7, kFrame);
-    lea_slot(0x84);                 // rax
+    lea_slot(0x84, kFrame);         // rax
     code_.put({0x48, 0x89, 0x02});  // entry.slot = rax
   }
 
@@ -405,7 +407,7 @@ class Builder {
     leave_if(kBelow, slow);
     code_.put({0x48, 0x89, 0xd6, 0x48, 0xc1, 0xe6, 0x05});  // mov rsi, rdx; shl rsi, 5
     code_.put({0x48, 0x8d, 0x74, 0x31, 0x40});              // lea rsi, [rcx + rsi + 64]
-    lea_slot(0xbc);                                         // rdi
+    lea_slot(0xbc, kReturnSlot);                            // rdi
     code_.put({0x48, 0x39, 0x3e});                          // cmp entry.slot, rdi
     leave_if(kNotZero, slow);
     code_.put({0x81, 0x7e, 0x10});  // cmp entry.site_id, ours
@@ -441,8 +443,8 @@ class Builder {
     const uint64_t point = code_.here();
     return_half();
     bind_all(slow);
-    lea_slot(0xbc);     // rdi: the slot
-    code_.put({0xbe});  // mov esi, site_id
+    lea_slot(0xbc, kFrame);  // rdi: the slot
+    code_.put({0xbe});       // mov esi, site_id
     code_.put_u32(spec_.site_id);
     code_.put({0x48, 0x8d, 0x15});  // lea rdx, [rip + return point]
     points_.push_back(code_.put_rel32_later());
@@ -461,9 +463,18 @@ class Builder {
     for (const uint32_t at : points_) code_.bind(at, point);
   }
 
-  // In front of a `ret`: [rsp] is the return address. Flags
-  // are kept because hand-written code returns results in them: lahf and seto cost nothing
-  // measurable, where popfq costs 2 ns.
+  // The flags into the word behind the frame, and back. Hand-written code returns results in them.
+  // lahf and seto cost nothing measurable, where popfq costs 2 ns.
+  void save_flags() {
+    code_.put({0x9f, 0x0f, 0x90, 0xc0});  // lahf; seto al
+    store(0, kFrame);
+  }
+  void restore_flags() {
+    load(0, kFrame);
+    code_.put({0x04, 0x7f, 0x9e});  // add al, 127: overflows as seto said; sahf
+  }
+
+  // In front of a `ret`: [rsp] is the return address.
   void call_on_exit() {
     if (spec_.on_return.empty()) return;
     const uint32_t words = words_read(spec_.on_return);
@@ -474,8 +485,7 @@ class Builder {
     } else {
       move_rsp(-static_cast<int32_t>(kFrame + 8));
       save_regs(words, kAboveReturn);
-      code_.put({0x9f, 0x0f, 0x90, 0xc0});  // lahf; seto al
-      store(0, kFrame);
+      save_flags();
     }
     if ((words >> kWordIp & 1) != 0) {
       load(0, spec_.go ? kGoSp : kFrame + 8);
@@ -486,8 +496,7 @@ class Builder {
     save_func(any_escapes(spec_.on_return));
     for (const HookCall& hook : spec_.on_return) call_program(hook);
     if (spec_.go) return leave_go(true);
-    load(0, kFrame);
-    code_.put({0x04, 0x7f, 0x9e});  // add al, 127: overflows as seto said; sahf
+    restore_flags();
     restore_regs();
     move_rsp(static_cast<int32_t>(kFrame + 8));
   }
@@ -495,22 +504,24 @@ class Builder {
   void return_half() {
     const uint32_t words = words_read(spec_.on_return);
     saved_ = clobbered_by(spec_.on_return) | kPopClobbers;
-    move_rsp(-static_cast<int32_t>(kFrame + 8));
-    save_regs(words, kFrame + 8);
+    move_rsp(-static_cast<int32_t>(kReturnSlot + 8));
+    save_regs(words, kReturnSlot + 8);
+    save_flags();
     Leaves slow;
     pop_return(&slow);
     const uint64_t popped = code_.here();
-    store(0, kFrame);
+    store(0, kReturnSlot);
     if ((words >> kWordIp & 1) != 0) store(0, kWordIp * 8);
     if ((words >> kWordFlags & 1) != 0) store_imm32(kWordFlags * 8, 0x202);
     save_func(any_escapes(spec_.on_return));
     for (const HookCall& hook : spec_.on_return) call_program(hook);
+    restore_flags();
     restore_regs();
-    move_rsp(static_cast<int32_t>(kFrame));
+    move_rsp(static_cast<int32_t>(kReturnSlot));
     code_.put({0xc3});
     bind_all(slow);
-    lea_slot(0xbc);     // rdi: the slot
-    code_.put({0xbe});  // mov esi, site_id
+    lea_slot(0xbc, kReturnSlot);  // rdi: the slot
+    code_.put({0xbe});            // mov esi, site_id
     code_.put_u32(spec_.site_id);
     call_agent(spec_.pop_return_slot);
     code_.jmp(popped);
