@@ -3,6 +3,7 @@
 // early or late. Prints `NAME ok MS` or `NAME BROKEN RESULT ERRNO MS`; `asleep` when all wait.
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/aio_abi.h>
 #include <linux/futex.h>
 #include <poll.h>
@@ -14,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/file.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
 #include <sys/select.h>
@@ -21,9 +23,14 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifndef SYS_epoll_pwait2
+#define SYS_epoll_pwait2 441
+#endif
 
 enum { WAIT_MS = 2500 };
 static const struct timespec kWait = {WAIT_MS / 1000, WAIT_MS % 1000 * 1000000};
@@ -135,6 +142,47 @@ static long in_waitpid(void) {
   return waitpid(child, &status, 0) == child ? 0 : -1;
 }
 
+static struct sockaddr_un address;
+static int listener, lock_ends[2];
+static long in_accept(void) { return accept(listener, NULL, NULL) >= 0 ? 0 : -1; }
+static long in_flock(void) { return flock(lock_ends[0], LOCK_EX); }
+static long in_waitid(void) {
+  siginfo_t info;
+  const pid_t child = fork();
+  if (child == 0) {
+    nanosleep(&kWait, NULL);
+    _exit(0);
+  }
+  return waitid(P_PID, (id_t)child, &info, WEXITED);
+}
+// This one must end by its signal, and not before.
+static pthread_t suspended;
+static long in_sigsuspend(void) {
+  sigset_t none;
+  suspended = pthread_self();
+  sigemptyset(&none);
+  sigaddset(&none, SIGUSR2);
+  return sigsuspend(&none);
+}
+static long in_epoll_pwait2(void) {
+  struct epoll_event event;
+  return syscall(SYS_epoll_pwait2, epoll_create1(0), &event, 1, &kWait, NULL, 8);
+}
+static long in_futex_waitv(void) {
+  static uint32_t word;
+  const struct {
+    uint64_t value, address;
+    uint32_t flags, reserved;
+  } waiter = {0, (uint64_t)&word, 2 /* 32 bits */, 0};
+  struct timespec at;
+  clock_gettime(CLOCK_MONOTONIC, &at);
+  at.tv_sec += WAIT_MS / 1000;
+  at.tv_nsec += WAIT_MS % 1000 * 1000000;
+  at.tv_sec += at.tv_nsec / 1000000000;
+  at.tv_nsec %= 1000000000;
+  return syscall(449, &waiter, 1, 0, &at, CLOCK_MONOTONIC);
+}
+
 static const struct sleeper kSleepers[] = {
     {"poll", in_poll, 0, 0},
     {"ppoll", in_ppoll, 0, 0},
@@ -148,6 +196,12 @@ static const struct sleeper kSleepers[] = {
     {"recv", in_recv, 1, 0},
     {"msgrcv", in_msgrcv, 1, 0},
     {"waitpid", in_waitpid, 0, 0},
+    {"waitid", in_waitid, 0, 0},
+    {"accept", in_accept, 0, 0},
+    {"flock", in_flock, 0, 0},
+    {"sigsuspend", in_sigsuspend, -1, EINTR},
+    {"futex_waitv", in_futex_waitv, -1, ETIMEDOUT},
+    {"epoll_pwait2", in_epoll_pwait2, 0, 0},
     {"epoll_wait", in_epoll_wait, 0, 0},
     {"epoll_pwait", in_epoll_pwait, 0, 0},
     {"sigtimedwait", in_sigtimedwait, -1, EAGAIN},
@@ -173,7 +227,7 @@ static void* sleep_in(void* arg) {
   if (result == sleeper->want && (result != -1 || err == sleeper->want_errno)) {
     printf("%s ok %ld\n", sleeper->name, took);
   } else {
-    printf("%s BROKEN %ld %s %ld\n", sleeper->name, result, strerrorname_np(err), took);
+    printf("%s BROKEN %ld %s %ld\n", sleeper->name, result, strerror(err), took);
   }
   return NULL;
 }
@@ -181,6 +235,40 @@ static void* sleep_in(void* arg) {
 __attribute__((noinline)) long work(long n) {
   __asm__ volatile("" ::: "memory");
   return n + 1;
+}
+
+static void on_signal(int sig) { (void)sig; }
+
+static void open_ends(void) {
+  struct sigaction action = {.sa_handler = on_signal};
+  sigaction(SIGUSR1, &action, NULL);
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGUSR1);
+  sigprocmask(SIG_BLOCK, &set, NULL);
+  address.sun_family = AF_UNIX;  // and a name that the kernel chooses
+  socklen_t size = sizeof address;
+  listener = socket(AF_UNIX, SOCK_STREAM, 0);
+  lock_ends[0] = open("/proc/self/exe", O_RDONLY);
+  lock_ends[1] = open("/proc/self/exe", O_RDONLY);
+  if (bind(listener, (struct sockaddr*)&address, sizeof(sa_family_t)) != 0 ||
+      getsockname(listener, (struct sockaddr*)&address, &size) != 0 || listen(listener, 1) != 0 ||
+      flock(lock_ends[1], LOCK_EX) != 0) {
+    exit(2);
+  }
+}
+
+// What ends the waits that have no time-out.
+static int end_waits(void) {
+  const struct {
+    long type;
+    char text[8];
+  } message = {1, "x"};
+  if (write(pipe_ends[1], "x", 1) != 1 || write(socket_ends[1], "x", 1) != 1) return -1;
+  if (msgsnd(queue, &message, 1, 0) != 0 || flock(lock_ends[1], LOCK_UN) != 0) return -1;
+  const socklen_t size = sizeof(sa_family_t) + 6;  // "\0" and five hexadecimal digits
+  if (connect(socket(AF_UNIX, SOCK_STREAM, 0), (struct sockaddr*)&address, size) != 0) return -1;
+  return pthread_kill(suspended, SIGUSR1);
 }
 
 int main(void) {
@@ -191,6 +279,7 @@ int main(void) {
   sigprocmask(SIG_BLOCK, &set, NULL);
   if (pipe(pipe_ends) != 0 || socketpair(AF_UNIX, SOCK_STREAM, 0, socket_ends) != 0) return 2;
   queue = msgget(IPC_PRIVATE, 0600);
+  open_ends();
   pthread_t threads[SLEEPERS];
   for (int i = 0; i < SLEEPERS; ++i) {
     pthread_create(&threads[i], NULL, sleep_in, (void*)&kSleepers[i]);
@@ -198,12 +287,7 @@ int main(void) {
   printf("asleep\n");
   const long until = now_ms() + WAIT_MS;
   for (long n = 0; now_ms() < until;) n = work(n);
-  const struct {
-    long type;
-    char text[8];
-  } message = {1, "x"};
-  if (write(pipe_ends[1], "x", 1) != 1 || write(socket_ends[1], "x", 1) != 1) return 2;
-  if (msgsnd(queue, &message, 1, 0) != 0) return 2;
+  if (end_waits() != 0) return 2;
   for (int i = 0; i < SLEEPERS; ++i) pthread_join(threads[i], NULL);
   msgctl(queue, IPC_RMID, NULL);
   printf("all awake\n");

@@ -32,7 +32,7 @@ enum {
   kWindowBytes = 5,
   kStackBytes = 64 << 10,
   kNaiveSeconds = 30,
-  kSpinnerNice = 10
+  kSpinnerNice = 5
 };
 
 // clang-format off
