@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "branch_index.h"
 
+#include <Zydis/Zydis.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -38,6 +40,31 @@ bool BranchIndex::enters(uint64_t site, uint32_t len, uint64_t skip_begin,
   for (; it != branches_.end() && it->to < site + len - text_addr_; ++it) {
     const uint64_t from = text_addr_ + it->from;
     if (from < skip_begin || from >= skip_end) return true;
+  }
+  return false;
+}
+
+// Nobody says where the instructions of a neighbour begin. But decoding gets into step within a few
+// of them wherever it begins: two beginnings, both well before the reach of a short branch.
+bool short_branch_enters(std::span<const uint8_t> near, uint64_t near_addr, uint64_t site,
+                         uint32_t len, uint64_t skip_begin, uint64_t skip_end) {
+  ZydisDecoder decoder;
+  ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+  for (const size_t begin : {size_t{0}, size_t{256}}) {
+    for (size_t at = begin; at < near.size();) {
+      ZydisDecodedInstruction insn;
+      if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, nullptr, near.data() + at,
+                                                      near.size() - at, &insn))) {
+        ++at;
+        continue;
+      }
+      const uint64_t from = near_addr + at;
+      at += insn.length;
+      if (!insn.raw.imm[0].is_relative || insn.raw.imm[0].size != 8) continue;
+      const uint64_t to = near_addr + at + static_cast<uint64_t>(insn.raw.imm[0].value.s);
+      const bool is_outside = from < skip_begin || from >= skip_end;
+      if (is_outside && to > site && to < site + len) return true;
+    }
   }
   return false;
 }

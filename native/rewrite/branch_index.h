@@ -29,4 +29,12 @@ class BranchIndex {
   std::vector<Branch> branches_;  // sorted by `to`
 };
 
+/// How far around a window short branches are looked for, with what it takes to be in step.
+constexpr uint64_t kShortReachBefore = 640, kShortReachBehind = 160;
+
+/// The same for branches of two bytes, which reach 127: too common as bytes to be found in text
+/// that is not decoded. `near` are the bytes around the window, mapped at `near_addr`.
+bool short_branch_enters(std::span<const uint8_t> near, uint64_t near_addr, uint64_t site,
+                         uint32_t len, uint64_t skip_begin, uint64_t skip_end);
+
 }  // namespace bpftime::rewrite

@@ -389,6 +389,8 @@ class Session {
   [[nodiscard]] std::vector<std::pair<uint64_t, uint64_t>> code_ranges() const;
   Result<std::vector<uint8_t>> original_bytes(uint64_t addr, uint64_t size) const;
   Result<const rewrite::BranchIndex*> branches_of(const Region& text);
+  Result<bool> others_enter(const Region& text, uint64_t site, uint32_t bytes, uint64_t begin,
+                            uint64_t end);
   Result<uint64_t> allocate(Arena* arena, uint64_t bytes);
   Result<void> put(uint64_t addr, const void* bytes, size_t size) const;
   Result<void> get(uint64_t addr, void* out, size_t size) const;

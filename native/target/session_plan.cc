@@ -116,12 +116,23 @@ Result<void> Session::check_window(const Function& function, const rewrite::Site
     return fail(EOPNOTSUPP, "the mapping ends within the first bytes");
   }
   if (overlaps(plan)) return fail(EBUSY, "another probe's bytes overlap");
-  const Result<const rewrite::BranchIndex*> branches = branches_of(function.text);
-  if (branches.ok() &&
-      branches.value()->enters(plan.site, plan.window, view.addr, view.addr + view.size)) {
-    return fail(EOPNOTSUPP, "other code jumps into the first bytes");
-  }
+  const Result<bool> entered =
+      others_enter(function.text, plan.site, plan.window, view.addr, view.addr + view.size);
+  if (!entered) return entered.error();
+  if (entered.value()) return fail(EOPNOTSUPP, "other code jumps into the first bytes");
   return {};
+}
+
+// Whether a branch that lies outside [begin, end) leads into the middle of a window.
+Result<bool> Session::others_enter(const Region& text, uint64_t site, uint32_t bytes,
+                                   uint64_t begin, uint64_t end) {
+  const Result<const rewrite::BranchIndex*> branches = branches_of(text);
+  if (branches.ok() && branches.value()->enters(site, bytes, begin, end)) return true;
+  const uint64_t first = site - std::min(site - text.start, rewrite::kShortReachBefore);
+  const uint64_t last = std::min(text.end, site + bytes + rewrite::kShortReachBehind);
+  const Result<std::vector<uint8_t>> near = original_bytes(first, last - first);
+  if (!near) return near.error();
+  return rewrite::short_branch_enters(near.value(), first, site, bytes, begin, end);
 }
 
 // One diverted place with its copy, written where no thread comes yet. The head comes with a body.
@@ -201,9 +212,9 @@ Result<void> Session::make_relay(const Function& function, Patch* patch) {
   patch->pad_old = std::move(bytes.value());
   rewrite::SitePlan pad;
   pad.site = plan.pad;
-  const Result<const rewrite::BranchIndex*> branches = branches_of(function.text);
-  if (!branches.ok() || branches.value()->enters(pad.site - 1, rewrite::kJumpBytes + 1, 0, 0) ||
-      overlaps(pad)) {
+  const Result<bool> entered =
+      others_enter(function.text, pad.site - 1, rewrite::kJumpBytes + 1, 0, 0);
+  if (!entered.ok() || entered.value() || overlaps(pad)) {
     return fail(EOPNOTSUPP, "the padding in reach is in use");
   }
   return {};

@@ -1,64 +1,16 @@
 // nginx with TLS under load: its requests in clear text, and not one of them fails or changes while
 // programs come and go.
-import { execFileSync } from 'node:child_process';
-import { once } from 'node:events';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { Agent, get } from 'node:https';
-import { createServer } from 'node:net';
 import { join } from 'node:path';
 import t from 'tap';
-import { codeHash, eventually, Lab, type Running, sameCode } from '../helpers/lab.js';
+import { codeHash, eventually, Lab, sameCode } from '../helpers/lab.js';
+import { startNginx } from '../helpers/nginx.js';
 
 t.setTimeout(120_000);
 
 const CYCLES = 20;
 const BODY = `${'0123456789abcdef'.repeat(256)}\n`;
-
-/** A port of the loopback that nobody uses right now. */
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, 'close');
-  return port;
-}
-
-interface Nginx {
-  port: number;
-  worker: number;
-  master: Running;
-}
-
-async function startNginx(lab: Lab): Promise<Nginx> {
-  const dir = lab.scratch;
-  mkdirSync(join(dir, 'html'));
-  writeFileSync(join(dir, 'html/page.html'), BODY);
-  const subject = ['-subj', '/CN=localhost', '-days', '2'];
-  const files = ['-keyout', join(dir, 'key.pem'), '-out', join(dir, 'cert.pem')];
-  const kind = ['-newkey', 'rsa:2048', '-nodes'];
-  execFileSync('openssl', ['req', '-x509', ...kind, ...subject, ...files], { stdio: 'ignore' });
-  const port = await freePort();
-  const temps = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
-    .map((name) => `${name}_temp_path ${dir}/tmp_${name};`)
-    .join(' ');
-  writeFileSync(
-    join(dir, 'nginx.conf'),
-    `daemon off; worker_processes 1; pid ${dir}/nginx.pid; error_log ${dir}/error.log;
-     user root; events { worker_connections 256; }
-     http { access_log off; ${temps}
-       server { listen 127.0.0.1:${port} ssl; root ${dir}/html; keepalive_requests 100000;
-         ssl_certificate ${dir}/cert.pem; ssl_certificate_key ${dir}/key.pem; } }\n`,
-  );
-  const master = lab.start('nginx', ['-p', dir, '-c', join(dir, 'nginx.conf')]);
-  const children = `/proc/${master.pid}/task/${master.pid}/children`;
-  const worker = await eventually(
-    () => Number(readFileSync(children, 'utf8').split(' ')[0]) || undefined,
-  );
-  if (worker === undefined) throw new Error(`nginx does not start: ${master.text}`);
-  lab.watch(worker);
-  return { port, worker, master };
-}
 
 /** A client that checks every answer until it is told to stop. */
 class Checker {
@@ -106,7 +58,7 @@ class Checker {
 
 await t.test('TLS requests in clear text, twenty times on and off, under load', async (t) => {
   await Lab.run(t, async (lab) => {
-    const { port, worker, master } = await startNginx(lab);
+    const { port, worker, master } = await startNginx(lab, BODY);
     const checker = new Checker(port);
     t.teardown(() => checker.stop());
     t.ok(await eventually(() => checker.answers > 5), 'nginx answers');
