@@ -335,7 +335,7 @@ RemoteThread::~RemoteThread() {
   restore_rseq();
   ptrace(PTRACE_SETSIGMASK, tid_, sizeof saved_mask_, &saved_mask_);
   let_go();
-  if (pending_stop_) syscall_tgkill(pid_, tid_, SIGSTOP);
+  for (const int sig : due_) syscall_tgkill(pid_, tid_, sig);
 }
 
 // A restartable sequence (rseq(2)) that we interrupted must still be aborted by the kernel when the
@@ -377,11 +377,28 @@ Result<void> RemoteThread::run_to_trap(int request) {
     const int sig = WSTOPSIG(status);
     const int event = status >> 16;
     if (event == 0 && sig == SIGTRAP) return {};
-    if (event == 0 && sig != SIGSTOP) return fail(EIO, "a remote call ended in a signal");
     // SIGSTOP cannot be masked: keep it for the end. A group stop takes effect at detach anyway.
-    if (event == 0) pending_stop_ = true;
+    if (event == 0 && sig == SIGSTOP) {
+      due_.push_back(sig);
+    } else if (event == 0 && !was_pending(sig)) {
+      return fail(EIO, "a remote call ended in a signal");
+    }
     ptrace(static_cast<__ptrace_request>(request), tid_, nullptr, nullptr);
   }
+}
+
+// The stop met the thread between a fault of its own and the delivery of the signal, which now came
+// before our first instruction. The faulting instruction runs again and faults again; what
+// somebody sent is sent again.
+bool RemoteThread::was_pending(int sig) {
+  user_regs_struct regs{};
+  siginfo_t info{};
+  if (ptrace(PTRACE_GETREGS, tid_, nullptr, &regs) != 0 || regs.rip != start_rip_ ||
+      ptrace(PTRACE_GETSIGINFO, tid_, nullptr, &info) != 0) {
+    return false;
+  }
+  if (info.si_code <= 0) due_.push_back(sig);
+  return true;
 }
 
 // The thread runs, or is kept from running (a frozen cgroup, memory pressure). It must not be left
@@ -400,7 +417,7 @@ Result<void> RemoteThread::give_up() {
 Result<int64_t> RemoteThread::syscall(uint64_t syscall_insn, int64_t nr, uint64_t a, uint64_t b,
                                       uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
   user_regs_struct regs = saved_;
-  regs.rip = syscall_insn;
+  regs.rip = start_rip_ = syscall_insn;
   regs.rax = static_cast<uint64_t>(nr);
   regs.orig_rax = ~uint64_t{0};  // no restart handling of the call that we interrupted
   regs.rdi = a;
@@ -422,7 +439,7 @@ Result<int64_t> RemoteThread::syscall(uint64_t syscall_insn, int64_t nr, uint64_
 
 Result<void> RemoteThread::call(uint64_t fn, uint64_t arg, uint64_t stack_top) {
   user_regs_struct regs = saved_;
-  regs.rip = fn;
+  regs.rip = start_rip_ = fn;
   regs.rdi = arg;
   regs.rsp = stack_top - 8;
   regs.rax = 0;

@@ -87,6 +87,7 @@ class RemoteThread {
   Result<void> prepare();
   void let_go();
   Result<void> run_to_trap(int request);
+  bool was_pending(int sig);
   Result<void> give_up();
   void save_rseq();
   void restore_rseq() const;
@@ -98,7 +99,8 @@ class RemoteThread {
   uint64_t saved_mask_ = 0;
   bool borrowed_ = false;
   bool gone_ = false;
-  bool pending_stop_ = false;
+  std::vector<int> due_;    // signals that came meanwhile and are sent again
+  uint64_t start_rip_ = 0;  // where the remote code begins
   bool stuck_ = false;  // runs our code and does not stop
   uint64_t rseq_cs_addr_ = 0, rseq_cs_ = 0;
 };

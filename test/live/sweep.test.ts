@@ -13,6 +13,8 @@ import { functionsOf, type Listed, Sweep, type Swept } from '../helpers/sweep.js
 t.setTimeout(590_000);
 
 const COVERAGE = 0.995;
+/** In a module of a few hundred functions this many are over the share. */
+const REFUSED_ANYWAY = 3;
 const IS_FULL = process.env['BPFTIMEFS_SWEEP'] === 'full';
 const NODE_STEP = IS_FULL ? 1 : 20;
 
@@ -26,7 +28,8 @@ function judge(t: Test, what: string, swept: Swept): void {
   for (const [reason, names] of refused) {
     t.comment(`  ${names.length} ${reason}: ${names.slice(0, 5).join(' ')}`);
   }
-  t.ok(attached >= functions * COVERAGE, `${what}: ${share} % of ${functions} take a probe`);
+  const least = Math.min(functions * COVERAGE, functions - REFUSED_ANYWAY);
+  t.ok(attached >= least, `${what}: ${share} % of ${functions} take a probe`);
   const unnamed = [...refused.keys()].filter((reason) => !/^(ENOTSUP|EBUSY) \w/.test(reason));
   t.same(unnamed, [], `${what}: every refusal has its reason`);
   t.ok(hits > 0, `${what}: probes were hit`);
