@@ -101,7 +101,7 @@ class RemoteThread {
   bool gone_ = false;
   std::vector<int> due_;    // signals that came meanwhile and are sent again
   uint64_t start_rip_ = 0;  // where the remote code begins
-  bool stuck_ = false;  // runs our code and does not stop
+  bool stuck_ = false;      // runs our code and does not stop
   uint64_t rseq_cs_addr_ = 0, rseq_cs_ = 0;
 };
 

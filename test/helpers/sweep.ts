@@ -1,4 +1,4 @@
-// Probes on every function of a module, hundreds at a time: an object with many programs is compiled
+// Probes on every function of a module, hundreds at a time: an object of many programs is compiled
 // once, and the addresses in its section names are replaced for each batch.
 import { execFileSync } from 'node:child_process';
 import { readFileSync, unlinkSync, writeFileSync } from 'node:fs';
