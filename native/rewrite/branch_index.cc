@@ -32,22 +32,26 @@ BranchIndex::BranchIndex(std::span<const uint8_t> text, uint64_t text_addr)
             [](const Branch& a, const Branch& b) { return a.to < b.to; });
 }
 
-bool BranchIndex::enters(uint64_t site, uint32_t len, uint64_t skip_begin,
-                         uint64_t skip_end) const {
+std::vector<uint64_t> BranchIndex::entering(uint64_t site, uint32_t len, uint64_t skip_begin,
+                                            uint64_t skip_end) const {
+  std::vector<uint64_t> found;
   const uint64_t first = site + 1 - text_addr_;
   auto it = std::lower_bound(branches_.begin(), branches_.end(), first,
                              [](const Branch& branch, uint64_t to) { return branch.to < to; });
   for (; it != branches_.end() && it->to < site + len - text_addr_; ++it) {
     const uint64_t from = text_addr_ + it->from;
-    if (from < skip_begin || from >= skip_end) return true;
+    if (from < skip_begin || from >= skip_end) found.push_back(from);
   }
-  return false;
+  return found;
 }
 
+namespace {
+
 // Nobody says where the instructions of a neighbour begin. But decoding gets into step within a few
-// of them wherever it begins: two beginnings, both well before the reach of a short branch.
-bool short_branch_enters(std::span<const uint8_t> near, uint64_t near_addr, uint64_t site,
-                         uint32_t len, uint64_t skip_begin, uint64_t skip_end) {
+// of them wherever it begins: two beginnings, both well before what is asked about. `seen` is told
+// each instruction and ends it by returning true.
+template <typename Seen>
+bool any_insn(std::span<const uint8_t> near, uint64_t near_addr, const Seen& seen) {
   ZydisDecoder decoder;
   ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
   for (const size_t begin : {size_t{0}, size_t{256}}) {
@@ -58,15 +62,30 @@ bool short_branch_enters(std::span<const uint8_t> near, uint64_t near_addr, uint
         ++at;
         continue;
       }
-      const uint64_t from = near_addr + at;
+      if (seen(near_addr + at, insn)) return true;
       at += insn.length;
-      if (!insn.raw.imm[0].is_relative || insn.raw.imm[0].size != 8) continue;
-      const uint64_t to = near_addr + at + static_cast<uint64_t>(insn.raw.imm[0].value.s);
-      const bool is_outside = from < skip_begin || from >= skip_end;
-      if (is_outside && to > site && to < site + len) return true;
     }
   }
   return false;
+}
+
+}  // namespace
+
+bool short_branch_enters(std::span<const uint8_t> near, uint64_t near_addr, uint64_t site,
+                         uint32_t len, uint64_t skip_begin, uint64_t skip_end) {
+  return any_insn(near, near_addr, [&](uint64_t from, const ZydisDecodedInstruction& insn) {
+    const auto& imm = insn.raw.imm[0];
+    if (!imm.is_relative || imm.size != 8) return false;
+    const uint64_t to = from + insn.length + static_cast<uint64_t>(imm.value.s);
+    return (from < skip_begin || from >= skip_end) && to > site && to < site + len;
+  });
+}
+
+bool may_begin_at(std::span<const uint8_t> near, uint64_t near_addr, uint64_t at) {
+  constexpr uint64_t kFunctionAlign = 16;  // data in the text may end there
+  if (at % kFunctionAlign == 0) return true;
+  return any_insn(near, near_addr,
+                  [at](uint64_t from, const ZydisDecodedInstruction&) { return from == at; });
 }
 
 }  // namespace bpftime::rewrite

@@ -16,10 +16,11 @@ class BranchIndex {
   /// `text`: at most 4 GiB, mapped at `text_addr`. Branches that leave the text are not kept.
   BranchIndex(std::span<const uint8_t> text, uint64_t text_addr);
 
-  /// True when some branch lands strictly inside (site, site + len). Branches inside
-  /// [skip_begin, skip_end) are ignored: the function itself has been decoded properly.
-  [[nodiscard]] bool enters(uint64_t site, uint32_t len, uint64_t skip_begin,
-                            uint64_t skip_end) const;
+  /// Where there may be branches that land strictly inside (site, site + len): bytes like theirs,
+  /// wherever an instruction would have to begin. Those inside [skip_begin, skip_end) are left
+  /// out: the function itself has been decoded properly.
+  [[nodiscard]] std::vector<uint64_t> entering(uint64_t site, uint32_t len, uint64_t skip_begin,
+                                               uint64_t skip_end) const;
 
  private:
   struct Branch {
@@ -29,12 +30,15 @@ class BranchIndex {
   std::vector<Branch> branches_;  // sorted by `to`
 };
 
-/// How far around a window short branches are looked for, with what it takes to be in step.
+/// How far around a place instructions are decoded, with what it takes to be in step.
 constexpr uint64_t kShortReachBefore = 640, kShortReachBehind = 160;
 
 /// The same for branches of two bytes, which reach 127: too common as bytes to be found in text
 /// that is not decoded. `near` are the bytes around the window, mapped at `near_addr`.
 bool short_branch_enters(std::span<const uint8_t> near, uint64_t near_addr, uint64_t site,
                          uint32_t len, uint64_t skip_begin, uint64_t skip_end);
+
+/// Whether an instruction may begin at `at`; `near` as above. Where a function may begin one may.
+bool may_begin_at(std::span<const uint8_t> near, uint64_t near_addr, uint64_t at);
 
 }  // namespace bpftime::rewrite

@@ -126,11 +126,19 @@ Result<void> Session::check_window(const Function& function, const rewrite::Site
 // Whether a branch that lies outside [begin, end) leads into the middle of a window.
 Result<bool> Session::others_enter(const Region& text, uint64_t site, uint32_t bytes,
                                    uint64_t begin, uint64_t end) {
+  const auto around = [&](uint64_t addr, uint32_t size, uint64_t* first) {
+    *first = addr - std::min(addr - text.start, rewrite::kShortReachBefore);
+    const uint64_t last = std::min(text.end, addr + size + rewrite::kShortReachBehind);
+    return original_bytes(*first, last - *first);
+  };
+  uint64_t first = 0;
   const Result<const rewrite::BranchIndex*> branches = branches_of(text);
-  if (branches.ok() && branches.value()->enters(site, bytes, begin, end)) return true;
-  const uint64_t first = site - std::min(site - text.start, rewrite::kShortReachBefore);
-  const uint64_t last = std::min(text.end, site + bytes + rewrite::kShortReachBehind);
-  const Result<std::vector<uint8_t>> near = original_bytes(first, last - first);
+  if (!branches) return branches.error();
+  for (const uint64_t from : branches.value()->entering(site, bytes, begin, end)) {
+    const Result<std::vector<uint8_t>> near = around(from, 0, &first);
+    if (!near || rewrite::may_begin_at(near.value(), first, from)) return true;
+  }
+  const Result<std::vector<uint8_t>> near = around(site, bytes, &first);
   if (!near) return near.error();
   return rewrite::short_branch_enters(near.value(), first, site, bytes, begin, end);
 }
