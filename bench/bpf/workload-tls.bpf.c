@@ -62,7 +62,9 @@ static __always_inline int leave(struct pt_regs* ctx, __u32 is_write) {
   event->is_write = is_write;
   event->bytes = bytes;
   __u32 size = (__u32)bytes < TEXT_BYTES ? (__u32)bytes : TEXT_BYTES - 1;
-  event->text[size & (TEXT_BYTES - 1)] = 0;
+  __asm__ volatile("" : "+r"(size));  // the kernel's verifier wants the mask to stay
+  size &= TEXT_BYTES - 1;
+  event->text[size] = 0;
 #ifndef WITHOUT_READ
   if (bpf_probe_read_user(event->text, size, from) != 0) event->bytes = -1;
 #else

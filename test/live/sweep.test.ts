@@ -30,7 +30,9 @@ function judge(t: Test, what: string, swept: Swept): void {
   }
   const least = Math.min(functions * COVERAGE, functions - REFUSED_ANYWAY);
   t.ok(attached >= least, `${what}: ${share} % of ${functions} take a probe`);
-  const unnamed = [...refused.keys()].filter((reason) => !/^(ENOTSUP|EBUSY|ENOSPC) \w/.test(reason));
+  const unnamed = [...refused.keys()].filter(
+    (reason) => !/^(ENOTSUP|EBUSY|ENOSPC) \w/.test(reason),
+  );
   t.same(unnamed, [], `${what}: every refusal has its reason`);
   t.ok(hits > 0, `${what}: probes were hit`);
 }
