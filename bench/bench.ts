@@ -73,7 +73,7 @@ export class Bench {
   readonly allCpus = `0-${this.cpu}`;
   #daemon: ChildProcess | undefined;
   #mounted: Promise<string> | undefined;
-  #target: LineProcess | undefined;
+  readonly #targets = new Map<string, Promise<LineProcess>>();
   #kernel: LineProcess | undefined;
   #libfuse: Promise<string> | undefined;
   #libfusePid = 0;
@@ -133,10 +133,11 @@ export class Bench {
     return join(await this.mount(), 'procs', String(pid), ...rest);
   }
 
-  /** The pinned process whose calls are timed. */
-  async target(): Promise<LineProcess> {
-    this.#target ??= await this.start('target', [String(this.cpu)]);
-    return this.#target;
+  /** The pinned process whose calls are timed; one of each program. */
+  async target(program = 'target'): Promise<LineProcess> {
+    const started = this.#targets.get(program) ?? this.start(program, [String(this.cpu)]);
+    this.#targets.set(program, started);
+    return await started;
   }
 
   /** The kernel's probes on that process and no other. */

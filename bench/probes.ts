@@ -16,6 +16,8 @@ export interface ProbeSpec {
   sites?: readonly string[];
   /** Threads that call it at the same time, each on a core of its own. */
   threads?: 1 | 2;
+  /** Whose function it is; `target` unless said. */
+  program?: string;
 }
 
 /** Attaches, and returns what detaches again and tells about lost records. */
@@ -39,7 +41,7 @@ export async function callDirect(bench: Bench): Promise<Measured> {
 }
 
 async function probedMinusBare(bench: Bench, spec: ProbeSpec, attach: Attach): Promise<Measured> {
-  const target = await bench.target();
+  const target = await bench.target(spec.program);
   const samples: number[] = [];
   const absolutes: number[] = [];
   const { fn, sites = [fn], threads } = spec;
@@ -73,7 +75,7 @@ function checkHits(list: string): void {
 }
 
 const attachCopy: Attach = async (bench, spec) => {
-  const { pid } = await bench.target();
+  const { pid } = await bench.target(spec.program);
   const { fn, sites = [fn] } = spec;
   const dir = await bench.proc(pid, 'uprobe');
   const maps = await bench.proc(pid, 'maps');
@@ -87,7 +89,7 @@ const attachCopy: Attach = async (bench, spec) => {
 
 const attachOurs: Attach = async (bench, spec) => {
   const detach = await attachCopy(bench, spec);
-  const { pid } = await bench.target();
+  const { pid } = await bench.target(spec.program);
   const list = await bench.proc(pid, 'hooks', 'list');
   return async () => {
     checkHits(list);
@@ -97,7 +99,7 @@ const attachOurs: Attach = async (bench, spec) => {
 
 const attachDisabled: Attach = async (bench, spec) => {
   const detach = await attachCopy(bench, spec);
-  const { pid } = await bench.target();
+  const { pid } = await bench.target(spec.program);
   const byId = await bench.proc(pid, 'hooks', 'by-id');
   for (const id of readdirSync(byId).filter((name) => /^\d+$/.test(name))) {
     writeFileSync(`${byId}/${id}/enabled`, '0\n');

@@ -173,6 +173,26 @@ const whyTrials: Trial[] = (
     run: load('ours', object),
   }),
 );
+const goSites = [
+  ['entry', 'entry-empty', 'main.checked', 'entry'],
+  ['entry.grown', 'entry-empty', 'main.checked', 'entry, where the stack has room for the program'],
+  ['entry.leaf', 'entry-empty', 'main.leaf', 'entry of a leaf, which checks no stack'],
+  ['both', 'both-empty', 'main.checked', 'entry and return'],
+] as const;
+
+const goTrials: Trial[] = goSites.map(([what, object, fn, description]) => ({
+  name: `probe.go.${what}`,
+  group: 'probe',
+  unit: 'ns',
+  description: `ours: Go function, ${description}, programs that do nothing`,
+  baseline: 'probe.entry.empty',
+  run: ourProbe({
+    object,
+    fn: what.endsWith('grown') ? `${fn}:grown` : fn,
+    sites: [fn],
+    program: 'target-go',
+  }),
+}));
 
 const pauseTrials: Trial[] = [1, 16, 128].flatMap((threads): Trial[] => [
   {
@@ -243,6 +263,7 @@ export const trials: readonly Trial[] = [
   },
   ...probeTrials,
   ...otherSites,
+  ...goTrials,
   {
     name: 'probe.disabled',
     group: 'probe',

@@ -20,6 +20,9 @@ program fs-client ""
 program ptrace-stop ""
 program kernel-probe "-lbpf"
 program libfuse-null "$(pkg-config --cflags --libs fuse3)"
+if newer bench/target-go.go "$out/target-go"; then
+  GO111MODULE=off CGO_ENABLED=0 go build -o "$out/target-go" bench/target-go.go
+fi
 object() { # SOURCE OBJECT DEFINES...
   local source="bench/bpf/$1.bpf.c" object="$out/$2.bpf.o"
   if newer "$source" "$object"; then

@@ -73,7 +73,7 @@ struct shadow_stack {
 };
 ABI_ASSERT(sizeof(struct shadow_stack) == 64 + 32 * SHADOW_DEPTH, "the daemon walks these");
 
-struct go_resume;
+struct go_move;
 struct agent_state {
   u32 version; /* AGENT_V1 */
   u32 reserved;
@@ -81,8 +81,10 @@ struct agent_state {
   u64 shadow_misses;            /* returns not followed: stack or table full */
   u64 unwound;                  /* returns cut short by an exception or a forced unwind */
   struct load_gate *gate; /* shared with the daemon; null until something waits for a module */
-  const struct go_resume *go_resumes;
+  const struct go_move *go_resumes; /* from originals to copies */
   u64 go_resume_count;
+  const struct go_move *go_faults; /* from copies to originals */
+  u64 go_fault_count;
   /* Who is here, before a journal says so: see JournalOwner in native/target/journal.h. */
   u64 owner_start;
   s32 owner_tracer, owner_daemon;
@@ -104,13 +106,14 @@ struct load_gate {
 #define LOAD_SETTLED_NS 2000000000ull /* the longest a load waits for a daemon that is alive */
 ABI_ASSERT(sizeof(struct load_gate) == 32, "mapped by daemons and agents of one version");
 
-/* Instructions of Go code that were displaced, by their own address: the runtime goes on with a
- * preempted goroutine there. Sorted; changes while no thread is in agent_go_resume. */
-struct go_resume {
+/* An instruction of Go code that was displaced: goroutines that were preempted there go on at
+ * `to`, and a copy that faults (`pc`) does so in the name of the original (`to`). Tables of these
+ * are sorted; they change while no thread is in the agent. */
+struct go_move {
   u64 pc;
-  u64 copy;
+  u64 to;
 };
-#define GO_RESUMES_MAX (1u << 18)
+#define GO_MOVES_MAX (1u << 18)
 
 /* One request of map_batch, executed in order by the stopped thread. */
 enum map_op {

@@ -9,8 +9,8 @@
 
 #include <asm/unistd.h>
 
-#include "../abi/agent.h"
 #include "../vm/rt/rt.h"
+#include "go.h"
 
 #define SIG_BUS 7
 #define SIG_SEGV 11
@@ -90,6 +90,8 @@ u64 agent_fault(u64 sig, const s32* info, u64* context) {
     *rip = (u64)rt_guard_fixup;
     return 0;
   }
+  const u64 original = agent_go_fault(*rip);
+  if (original != 0) *rip = original;
   struct kernel_sigaction* theirs = wanted_of(sig);
   const u64 handler = theirs->handler;
   if (handler > SIG_IGN_) {

@@ -12,7 +12,7 @@
 namespace bpftime::rewrite {
 
 constexpr uint32_t kJumpBytes = 5;  // e9 rel32
-constexpr uint32_t kWindowBytesMax = 32;
+constexpr uint32_t kWindowBytesMax = 48;
 
 /// An instruction boundary of the window and where the same instruction begins in the copy.
 struct PcPair {

@@ -128,6 +128,7 @@ class Session {
 
   /// Brings the given sites to the wanted state in one stop. All or nothing.
   /// `reason_site`: on failure, the address that caused it (0: none in particular).
+  /// ENOTRECOVERABLE: bytes of Go code that would move may fault, which needs arm_guard() first.
   Result<ApplyReport> apply(const std::vector<SiteRequest>& requests, uint64_t* reason_site);
 
   /// Can the returns of a function be caught where its `ret`s stand? The number of exits, or
@@ -248,7 +249,8 @@ class Session {
     bool is_entry = false;
     bool on = false;
     bool is_go = false;
-    bool has_room = false;  // below the stack pointer: the function has checked its stack
+    bool may_fault = false;  // the copy, where the language makes a panic of it
+    bool has_room = false;   // below the stack pointer: the function has checked its stack
   };
   struct Site {
     uint32_t id = 0;
@@ -382,6 +384,7 @@ class Session {
   Result<void> ensure_go(const SiteRequest& request);
   [[nodiscard]] rewrite::GoStack go_stack(const Arena& arena, bool has_room) const;
   Result<void> write_go_resumes(const std::vector<Change>& changes) const;
+  Result<void> put_go_moves(std::vector<go_move>* moves, uint64_t table, uint64_t count_off) const;
   [[nodiscard]] bool is_go_resuming(StoppedProcess* process) const;
   Result<std::unique_ptr<StoppedProcess>> stop_for_commit() const;
   Result<uint64_t> call_agent_alone(uint64_t fn);

@@ -302,6 +302,7 @@ Result<std::unique_ptr<Session::Patch>> Session::restore_patch(const PatchState&
   patch->pad_old = state.pad_old;
   patch->is_go = state.is_go;
   patch->has_room = state.has_room;
+  patch->may_fault = state.may_fault;
   patch->is_fresh = false;
   patch->is_exit = state.is_exit;
   patch->is_entry = state.is_entry;

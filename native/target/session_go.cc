@@ -16,7 +16,6 @@ namespace bpftime::target {
 
 namespace {
 
-constexpr uint64_t kResumeBytesMax = 256;  // of agent_go_resume, a leaf of two dozen instructions
 constexpr int kResumeAttempts = 200;
 constexpr long kResumePauseNs = 50'000;
 
@@ -31,7 +30,7 @@ Result<void> Session::ensure_go(const SiteRequest& request) {
       [this](uint64_t at, void* out, size_t size) { return get(at, out, size).ok(); });
   if (!offset) return offset.error();
   constexpr uint64_t kPoolBytes = uint64_t{rewrite::kGoStackCount} << rewrite::kGoStackShift;
-  constexpr uint64_t kTableBytes = sizeof(go_resume) * GO_RESUMES_MAX;
+  constexpr uint64_t kTableBytes = 2 * sizeof(go_move) * GO_MOVES_MAX;
   std::vector<MapWant> wants;
   wants.push_back(MapWant::anon(kPoolBytes, PROT_READ | PROT_WRITE, MAP_NORESERVE));
   wants.push_back(MapWant::anon(kTableBytes, PROT_READ, MAP_NORESERVE));
@@ -44,8 +43,25 @@ Result<void> Session::ensure_go(const SiteRequest& request) {
   go_offset_ = offset.value();
   go_resumes_ = wants[1].addr;
   go_pool_ = wants[0].addr + (1u << rewrite::kGoStackShift) - rewrite::kGoStackTop;
+  const uint64_t faults = go_resumes_ + sizeof(go_move) * GO_MOVES_MAX;
   const uint64_t state = agent_ + header_.state_off;
-  return put(state + offsetof(agent_state, go_resumes), &go_resumes_, sizeof go_resumes_);
+  const Result<void> told =
+      put(state + offsetof(agent_state, go_resumes), &go_resumes_, sizeof go_resumes_);
+  if (!told) return told;
+  return put(state + offsetof(agent_state, go_faults), &faults, sizeof faults);
+}
+
+Result<void> Session::put_go_moves(std::vector<go_move>* moves, uint64_t table,
+                                   uint64_t count_off) const {
+  if (moves->size() > GO_MOVES_MAX) return fail(ENOSPC, "too many places of Go code are diverted");
+  std::sort(moves->begin(), moves->end(),
+            [](const go_move& a, const go_move& b) { return a.pc < b.pc; });
+  const uint64_t count = moves->size();
+  if (count != 0) {
+    const Result<void> wrote = put(table, moves->data(), count * sizeof(go_move));
+    if (!wrote) return wrote;
+  }
+  return put(agent_ + header_.state_off + count_off, &count, sizeof count);
 }
 
 rewrite::GoStack Session::go_stack(const Arena& arena, bool has_room) const {
@@ -65,39 +81,34 @@ Result<void> Session::write_go_resumes(const std::vector<Change>& changes) const
   for (const Change& change : changes) {
     for (const ChangeStep& step : change.steps) changed[step.patch] = step.body != 0;
   }
-  std::vector<go_resume> all;
+  std::vector<go_move> resumes, faults;
   for (const auto& [site, held] : held_) {
     const Patch* patch = held.patch;
     if (!patch->is_go || patch->plan.behind_check) continue;
     const auto it = changed.find(patch);
     if (!(it != changed.end() ? it->second : patch->on)) continue;
     for (const rewrite::PcPair& pair : patch->pc_map) {
-      if (pair.old_off != 0 && pair.old_off < patch->plan.window) {
-        all.push_back({site + pair.old_off, patch->copy + pair.new_off});
-      }
+      if (pair.old_off >= patch->plan.window) continue;
+      const uint64_t original = site + pair.old_off, copy = patch->copy + pair.new_off;
+      if (pair.old_off != 0) resumes.push_back({original, copy});
+      if (patch->may_fault) faults.push_back({copy, original});
     }
   }
-  if (all.size() > GO_RESUMES_MAX) return fail(ENOSPC, "too many places of Go code are diverted");
-  std::sort(all.begin(), all.end(),
-            [](const go_resume& a, const go_resume& b) { return a.pc < b.pc; });
-  const uint64_t count = all.size();
-  if (count != 0) {
-    const Result<void> wrote = put(go_resumes_, all.data(), count * sizeof(go_resume));
-    if (!wrote) return wrote;
-  }
-  const uint64_t state = agent_ + header_.state_off;
-  return put(state + offsetof(agent_state, go_resume_count), &count, sizeof count);
+  const Result<void> wrote =
+      put_go_moves(&resumes, go_resumes_, offsetof(agent_state, go_resume_count));
+  if (!wrote) return wrote;
+  return put_go_moves(&faults, go_resumes_ + sizeof(go_move) * GO_MOVES_MAX,
+                      offsetof(agent_state, go_fault_count));
 }
 
-// True while a thread has perhaps looked its goroutine's address up already, or is past the place
-// where it would: between the end of runtime.asyncPreempt and its return.
+// True while a thread perhaps looks an address up, or is past the place where it would: between the
+// end of runtime.asyncPreempt and its return.
 bool Session::is_go_resuming(StoppedProcess* process) const {
   std::vector<std::pair<uint64_t, uint64_t>> ranges;
   for (const auto& [addr, site] : sites_) {
     const auto& hooks = site->request.hooks;
     if (hooks.empty() || hooks.front().kind != HookKind::kGoResume) continue;
-    const uint64_t look_up = agent_fn(header_.go_resume);
-    ranges.emplace_back(look_up, look_up + kResumeBytesMax);
+    ranges.emplace_back(agent_, agent_ + header_.data_off);
     for (const Patch* patch : site->patches()) {
       ranges.emplace_back(patch->plan.site, patch->plan.site + patch->plan.window);
       ranges.emplace_back(patch->head, patch->head + rewrite::kHeadBytes);

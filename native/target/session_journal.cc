@@ -94,6 +94,7 @@ SiteState Session::site_state(const Site& site) const {
     one.behind_check = patch->plan.behind_check;
     one.is_go = patch->is_go;
     one.has_room = patch->has_room;
+    one.may_fault = patch->may_fault;
     one.is_exit = patch->is_exit;
     one.is_entry = patch->is_entry;
     one.on = patch->on;

@@ -282,19 +282,19 @@ Result<rewrite::ExitPlan> Session::plan_exits(const Function& function) {
   Result<rewrite::ExitPlan> plan =
       rewrite::plan_exits(function.view, entry.ok() ? entry.value() : none);
   if (!plan || !function.is_go) return plan;
-  for (const rewrite::SitePlan& exit : plan.value().exits) {
-    if (rewrite::may_fault(function.view, exit)) return fail(EOPNOTSUPP, kMayFault);
+  // They are executed in the exits' bodies, which the table of moved instructions does not know.
+  const bool entry_may = plan->in_entry && rewrite::may_fault(function.view, entry.value());
+  if (entry_may || std::any_of(plan->exits.begin(), plan->exits.end(), [&](const auto& exit) {
+        return rewrite::may_fault(function.view, exit);
+      })) {
+    return fail(EOPNOTSUPP, kMayFault);
   }
   return plan;
 }
 
 Result<rewrite::SitePlan> Session::plan_window(const Function& function, uint64_t addr) {
   if (!function.is_go) return rewrite::plan_site(function.view, addr);
-  Result<rewrite::SitePlan> plan = rewrite::plan_go_site(function.view, addr);
-  if (plan.ok() && rewrite::may_fault(function.view, plan.value()) && !plan->behind_check) {
-    return fail(EOPNOTSUPP, kMayFault);
-  }
-  return plan;
+  return rewrite::plan_go_site(function.view, addr);
 }
 
 // Every form for the site, best first. Go's code takes the jump only: where its stack check stands
@@ -349,10 +349,14 @@ Result<void> Session::plan_entry(const Function& function, uint64_t addr, Site* 
   const Result<rewrite::SitePlan> best = plan_window(function, addr);
   Failure reason = best.ok() ? Failure{0, nullptr} : best.error();
   for (const rewrite::SitePlan& plan : forms.value()) {
+    const bool may_fault =
+        function.is_go && !plan.behind_check && rewrite::may_fault(function.view, plan);
+    if (may_fault && !guard_armed_) return fail(ENOTRECOVERABLE, kMayFault);
     Result<std::unique_ptr<Patch>> patch = make_patch(function, plan, site->arena);
     if (patch.ok()) {
       site->entry = std::move(patch.value());
       site->entry->has_room = plan.behind_check;
+      site->entry->may_fault = may_fault;
       site->entry->is_entry = true;
       return {};
     }

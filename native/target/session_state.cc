@@ -138,8 +138,8 @@ void fields(A& a, HookState& h) {
 template <typename A>
 void fields(A& a, PatchState& p) {
   a(p.site, p.window, p.count, p.at_entry, p.falls_through, p.loops_to_site, p.behind_check,
-    p.is_go, p.has_room, p.is_exit, p.is_entry, p.on, p.form, p.pad, p.landing, p.landing_bytes,
-    p.old_bytes, p.pad_old, p.head, p.copy, p.body, p.body_bytes, p.lane, p.lanes);
+    p.is_go, p.has_room, p.may_fault, p.is_exit, p.is_entry, p.on, p.form, p.pad, p.landing,
+    p.landing_bytes, p.old_bytes, p.pad_old, p.head, p.copy, p.body, p.body_bytes, p.lane, p.lanes);
 }
 template <typename A>
 void fields(A& a, SiteState& s) {

@@ -15,7 +15,7 @@ import { asPid, type Caller, type Pid } from '../types.js';
 import { adopt, isLeft, processesWithSessions } from './adopt.js';
 import { exitFormOf } from './exits.js';
 import { childrenOf } from './follow.js';
-import { goRefusal } from './go.js';
+import { applySites, goRefusal } from './go.js';
 import { armGuard, disarmGuard, guardWishes, settleGuard } from './guard.js';
 import { Lineage } from './lineage.js';
 import { loadObject } from './load.js';
@@ -343,7 +343,7 @@ export class AttachEngine {
     guard: readonly SiteWish[],
   ): Promise<ApplyReport> {
     try {
-      const report = await native.targetApply(process.session, [...wishes, ...guard]);
+      const report = await applySites(process, [...wishes, ...guard]);
       await settleGuard(process, guard, report.guardArmed);
       return report;
     } catch (error) {

@@ -1,14 +1,10 @@
 // What Go code needs of a site: where its runtime keeps the current goroutine, and that goroutines
 // which were preempted inside of displaced bytes find their copy (docs/adr/0010-go.md).
-import type { SiteWish } from '../native.js';
+import { FsError } from '../errors.js';
+import { type ApplyReport, type NativeError, native, type SiteWish } from '../native.js';
 import type { GoRuntime, Place } from '../symbols/resolve.js';
-
-/** The part of a site's wish that tells native about Go. */
-export function goPartOf(place: Place): Pick<SiteWish, 'goMorestack' | 'goMorestackSize'> {
-  if (!place.go) return {};
-  const { addr, size } = place.go.morestack;
-  return { goMorestack: addr, goMorestackSize: size };
-}
+import { armGuard } from './guard.js';
+import type { EnteredProcess } from './state.js';
 
 /** The agent's site at the end of runtime.asyncPreempt; undefined for runtimes without it. */
 export function resumeWish(go: GoRuntime): SiteWish | undefined {
@@ -29,4 +25,25 @@ export function goRefusal(names: readonly string[]): string | undefined {
     .map((name) => name.replace(/\.abi0$/, ''))
     .map((name) => (Object.hasOwn(REFUSED, name) ? REFUSED[name] : undefined))
     .find((reason) => reason !== undefined);
+}
+
+/**
+ * Applies wishes; once more with the signals ours when moved bytes may fault: the agent then tells
+ * the program's handler the original place.
+ * @throws {FsError} EOPNOTSUPP when the signals cannot be taken over
+ */
+export async function applySites(
+  process: EnteredProcess,
+  wishes: SiteWish[],
+): Promise<ApplyReport> {
+  try {
+    return await native.targetApply(process.session, wishes);
+  } catch (error) {
+    const { code, reason } = error as NativeError;
+    if (code !== 'ENOTRECOVERABLE') throw error;
+    await armGuard(process);
+    const refusal = `${reason} (its rt_sigaction calls cannot be diverted)`;
+    if (process.reads !== 'guarded') throw new FsError('EOPNOTSUPP', refusal, { cause: error });
+    return await native.targetApply(process.session, wishes);
+  }
 }

@@ -5,7 +5,7 @@
 import { GUARD_ATTEMPTS, GUARD_RETRY_MS } from '../config.js';
 import { type NativeError, native, type SiteWish } from '../native.js';
 import { sigactionSites } from '../symbols/resolve.js';
-import { goPartOf } from './go.js';
+import { goPartOf } from './go-part.js';
 import type { EnteredProcess } from './state.js';
 
 const codeOf = (error: unknown) => (error as NativeError).code;

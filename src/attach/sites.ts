@@ -3,7 +3,8 @@
 
 import { native } from '../native.js';
 import { unwinderEntries } from '../symbols/resolve.js';
-import { goPartOf, resumeWish } from './go.js';
+import { resumeWish } from './go.js';
+import { goPartOf } from './go-part.js';
 import type { EnteredProcess, Hook, SiteState } from './state.js';
 
 /** Sites that a change is about, by address, as they shall be. */

@@ -109,8 +109,15 @@ await t.test('10,000 goroutines grow their stacks: every entry and return counts
     for (const name of Object.keys(COUNTED)) {
       t.same(await lab.attach(pid, object, `uprobe/main.${name}`), fine, `on ${name}`);
     }
+    // Its first instruction reads through a nil pointer, each time, and the panic is recovered.
+    const nilReader = 'uprobe/main.valueOf';
+    t.not((await lab.attach(pid, object, nilReader)).code, 0, 'its return is refused');
+    t.match(lab.read(pid, 'last_error'), /EOPNOTSUPP main.valueOf: .* could not become a panic/);
+    t.same(await lab.attach(pid, lab.bpf('entry'), nilReader), fine, 'its entry is not');
     await works(t, target, 10);
     const counts = await countsOf(target);
+    t.same(hitsOf(lab, pid, nilReader), { entry: counts['valueOf'], return: 0 }, 'valueOf');
+    t.same(await lab.detach(pid, nilReader), fine);
     for (const [name, returns] of Object.entries(COUNTED)) {
       const want = counts[name] ?? -1;
       t.ok(want > 0, `${name} was called`);
@@ -221,6 +228,51 @@ await t.test('places inside of functions', async (t) => {
     for (const place of taken) t.same(await lab.detach(pid, `uprobe/${place}`), fine);
     await sameCode(t, pid, before, 'in the end');
     await works(t, target, 2);
+    t.notMatch(target.text, /WRONG|panic|fatal/, 'no result was ever wrong');
+  });
+});
+
+/** Functions of the program by the names that symbols/ lists; one name an address. */
+async function functionsOf(lab: Lab, pid: number): Promise<string[]> {
+  const { out } = await lab.sh(`cat ${lab.proc(pid, 'symbols', 'goroutines')}`);
+  const byAddr = new Map<string, string>();
+  for (const line of out.trimEnd().split('\n')) {
+    const [addr = '', size, , ...name] = line.split(' ');
+    if (size !== '0' && !byAddr.has(addr)) byAddr.set(addr, name.join(' '));
+  }
+  return [...byAddr.values()];
+}
+
+await t.test('functions of program and runtime take a probe, or it is known why not', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = lab.start(lab.build('goroutines.go'), ['100']);
+    const { pid } = target;
+    t.ok(await target.says(/ready/));
+    const before = codeHash(pid);
+    // Each is an operation of its own on a busy process: here a part of them, `SWEEP=all` for all.
+    const step = process.env['SWEEP'] === 'all' ? 1 : 12;
+    const functions = (await functionsOf(lab, pid)).filter((_, i) => i % step === 0);
+    target.child.stdin!.write('start\n');
+    const object = lab.bpf('entry');
+    const refused = new Map<string, string[]>();
+    const taken: string[] = [];
+    for (const name of functions) {
+      try {
+        await copyFile(object, lab.proc(pid, 'uprobe', name));
+        taken.push(name);
+      } catch {
+        const said = lab.read(pid, 'last_error').trim();
+        const why = said.slice(said.indexOf(': ') + 2);
+        refused.set(why, [...(refused.get(why) ?? []), name]);
+      }
+    }
+    for (const [why, names] of refused) t.comment(`${names.length} ${why}: ${names.join(' ')}`);
+    t.comment(`${taken.length} of ${functions.length}`);
+    t.ok(taken.length >= functions.length * (step === 1 ? 0.995 : 0.98), 'nearly all take a probe');
+    t.ok(await target.advances(), 'works on');
+    for (const name of taken) await unlink(lab.proc(pid, 'uprobe', name));
+    await sameCode(t, pid, before, 'in the end');
+    t.ok(await target.advances(), 'works on');
     t.notMatch(target.text, /WRONG|panic|fatal/, 'no result was ever wrong');
   });
 });

@@ -27,7 +27,7 @@ import (
 
 // Calls made of each function, counted where they are made.
 var calls struct {
-	grow, leaf, sum, manyArgs, deferred, recovered, thrower, method, big, pair, closure atomic.Int64
+	grow, leaf, sum, manyArgs, deferred, recovered, thrower, method, big, pair, closure, valueOf atomic.Int64
 }
 
 type item struct {
@@ -108,6 +108,7 @@ func recovered(depth int) (result int) {
 //go:noinline
 func nilRecovered() (ok bool) {
 	defer func() { ok = recover() != nil }()
+	calls.valueOf.Add(1)
 	return valueOf(nil) == 0
 }
 
@@ -315,10 +316,10 @@ func collect() {
 
 func printCounts() {
 	fmt.Printf("counts grow=%d leaf=%d sum=%d manyArgs=%d deferred=%d recovered=%d thrower=%d "+
-		"Method=%d big=%d pair=%d closure=%d\n", calls.grow.Load(), calls.leaf.Load(),
+		"Method=%d big=%d pair=%d closure=%d valueOf=%d\n", calls.grow.Load(), calls.leaf.Load(),
 		calls.sum.Load(), calls.manyArgs.Load(), calls.deferred.Load(), calls.recovered.Load(),
 		calls.thrower.Load(), calls.method.Load(), calls.big.Load(), calls.pair.Load(),
-		calls.closure.Load())
+		calls.closure.Load(), calls.valueOf.Load())
 }
 
 func main() {
