@@ -42,6 +42,12 @@ export const DEBUG_ROOT = '/usr/lib/debug';
 /** Symbol tables kept in memory. A table of node is 10 MB, one of libc 0.3 MB. */
 export const SYMBOL_TABLES_MAX = 64;
 
+/** Modules whose coverage is remembered: some 100 bytes each, and the names of what is refused. */
+export const COVERAGE_FILES_MAX = 256;
+
+/** Milliseconds that `info` waits for the coverage of a module that nobody asked for before. */
+export const COVERAGE_WAIT_MS = 1500;
+
 /** Milliseconds between attempts to take the agent out: the first pause, and the longest. */
 export const LEAVE_RETRY_MS = 20;
 export const LEAVE_RETRY_MAX_MS = 2000;

@@ -19,8 +19,23 @@ export interface ElfSymbols {
   positionIndependent: boolean;
 }
 
+/** Which functions of a module take a probe at their entry. */
+export interface ModuleCoverage {
+  functions: number;
+  /** By form of the jump, see docs/adr/0014. */
+  jmp: number;
+  short: number;
+  punned: number;
+  /** Functions with a `ret`, and those of them whose exits all take a jump. */
+  returning: number;
+  returningByRet: number;
+  refused: { name: string; reason: string }[];
+}
+
 /** Reading symbol tables. */
 export interface NativeSymbols {
+  /** Plans a probe for each function of a module's file, on a worker thread. */
+  coverageRead(path: string, debugRoot: string): Promise<ModuleCoverage>;
   /** Reads a module's file and its separate debug file, on a worker thread. */
   symbolsRead(path: string, debugRoot: string): Promise<ElfSymbols>;
 }

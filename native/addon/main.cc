@@ -11,6 +11,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   bpftime::addon::init_adopt(env, exports);
   bpftime::addon::init_self(env, exports);
   bpftime::addon::init_symbols(env, exports);
+  bpftime::addon::init_coverage(env, exports);
   bpftime::addon::init_events(env, exports);
   return exports;
 }

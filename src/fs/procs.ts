@@ -4,11 +4,13 @@ import { disassemble } from '../attach/disasm.js';
 import type { AttachEngine } from '../attach/engine.js';
 import { parseFollow } from '../attach/follow.js';
 import { hooksOf, pendingOf } from '../attach/state.js';
-import { DISASM_MAX_BYTES } from '../config.js';
-import { fail } from '../errors.js';
+import { COVERAGE_WAIT_MS, DISASM_MAX_BYTES } from '../config.js';
+import { fail, refusalOf } from '../errors.js';
 import { native } from '../native.js';
+import type { ModuleCoverage } from '../native-symbols.js';
 import { readFacts } from '../process/identity.js';
 import { readModules } from '../process/modules.js';
+import { codeOfRefusal, coverageOf, percentCovered, refusalsByCode } from '../symbols/coverage.js';
 import { escapeSymbol } from '../symbols/name.js';
 import { loadModule, loadModules, resolvePlace } from '../symbols/resolve.js';
 import { asPid, type Pid } from '../types.js';
@@ -43,7 +45,49 @@ async function infoText(engine: AttachEngine, pid: Pid): Promise<string> {
     ['reads', entered?.reads ?? 'none'],
     ['follow', engine.lineage.followOf(pid)],
     ['unwound', unwound],
+    ...(await coverageLines(pid)),
   ]);
+}
+
+/** `coverage.MODULE` lines: what is not known in time says so, and is at the next look. */
+async function coverageLines(pid: Pid): Promise<[string, string][]> {
+  const late = new Promise<undefined>((done) =>
+    setTimeout(() => done(undefined), COVERAGE_WAIT_MS).unref(),
+  );
+  return await Promise.all(
+    readModules(pid).map(async (module): Promise<[string, string]> => {
+      const found = await Promise.race([coverageOf(pid, module).catch(() => null), late]);
+      const key = `coverage.${module.name}`;
+      if (found === undefined) return [key, 'reading'];
+      if (found === null) return [key, '-'];
+      const refused = refusalsByCode(found).map(([code, count]) => ` ${code}=${count}`);
+      return [key, `${percentCovered(found)}% of ${found.functions}${refused.join('')}`];
+    }),
+  );
+}
+
+async function coverageText(pid: Pid, name: string): Promise<string> {
+  const module = readModules(pid).find((one) => one.name === name);
+  if (!module) return fail('ENOENT', `${name}: no such module (see modules)`);
+  let found: ModuleCoverage;
+  try {
+    found = await coverageOf(pid, module);
+  } catch (error) {
+    throw refusalOf(error, name) ?? error;
+  }
+  const lines = keyedLines([
+    ['functions', found.functions],
+    ['probed', found.functions - found.refused.length],
+    ['percent', percentCovered(found)],
+    ['jmp', found.jmp],
+    ['short', found.short],
+    ['punned', found.punned],
+    ['returning', found.returning],
+    ['exit_form_ret', found.returningByRet],
+    ...refusalsByCode(found).map(([code, count]): [string, number] => [`refused.${code}`, count]),
+  ]);
+  const refused = found.refused.map((one) => `! ${one.name} ${codeOfRefusal(one.reason)}\n`);
+  return lines + refused.join('');
 }
 
 async function modulesText(pid: Pid): Promise<string> {
@@ -102,6 +146,24 @@ export function procsRows(engine: AttachEngine): Row[] {
       kind: 'generated',
       doc: 'executable and libraries: start, load bias, build-id, number of symbols, path',
       handlers: { read: (context) => modulesText(pidOf(context)) },
+    },
+    {
+      pattern: '/procs/<pid>/coverage',
+      kind: 'dir',
+      doc: 'which functions of a module take a probe: cat coverage/<module>',
+    },
+    {
+      pattern: '/procs/<pid>/coverage/<module>',
+      kind: 'generated',
+      doc: 'functions that take a probe, by form, and each that does not, with a reason code',
+      handlers: {
+        lookup: (context) => {
+          const name = context.params['module'] ?? '';
+          if (readModules(pidOf(context)).some((module) => module.name === name)) return;
+          fail('ENOENT', `${name}: no such module (see modules)`);
+        },
+        read: (context) => coverageText(pidOf(context), context.params['module'] ?? ''),
+      },
     },
     { pattern: '/procs/<pid>/symbols', kind: 'dir', doc: 'functions by module: symbols/<module>' },
     {

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT
+#include "coverage.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "branch_index.h"
+#include "exit_plan.h"
+#include "go_prologue.h"
+
+namespace bpftime::rewrite {
+
+namespace {
+
+constexpr uint64_t kArenaAway = 16 << 20;  // where a copy might lie, for what has to be in reach
+
+const ModulePart* part_at(std::span<const ModulePart> parts, uint64_t addr, uint64_t size) {
+  for (const ModulePart& part : parts) {
+    if (addr >= part.addr && addr - part.addr < part.bytes.size() &&
+        size <= part.bytes.size() - (addr - part.addr)) {
+      return &part;
+    }
+  }
+  return nullptr;
+}
+
+Result<std::vector<SitePlan>> forms_of(const FunctionView& view, bool is_go) {
+  if (!is_go) return plan_forms(view, view.addr);
+  const Result<SitePlan> plan = plan_go_site(view, view.addr);
+  if (!plan) return plan.error();
+  if (may_fault(view, plan.value()) && !plan.value().behind_check) {
+    return fail(EOPNOTSUPP, "a nil dereference among the bytes that would move");
+  }
+  return std::vector<SitePlan>{plan.value()};
+}
+
+// The form that attaching would take.
+Result<SiteForm> form_of(const FunctionView& view, bool is_go, const BranchIndex& branches) {
+  const Result<std::vector<SitePlan>> forms = forms_of(view, is_go);
+  if (!forms) return forms.error();
+  Failure reason{0, nullptr};
+  for (const SitePlan& plan : forms.value()) {
+    const Result<RelocatedCode> copy = relocate(view, plan, plan.site + kArenaAway);
+    const bool entered =
+        branches.enters(plan.site, plan.window, view.addr, view.addr + view.size);
+    if (copy.ok() && !entered) return plan.form;
+    if (reason.reason != nullptr) continue;
+    reason = copy.ok() ? fail(EOPNOTSUPP, "other code jumps into the first bytes") : copy.error();
+  }
+  return reason;
+}
+
+void count_exits(const FunctionView& view, bool is_go, Coverage* coverage) {
+  const bool returns = std::any_of(view.insns.begin(), view.insns.end(),
+                                   [](const Insn& insn) { return insn.is_ret; });
+  if (!returns) return;
+  coverage->returning += 1;
+  const Result<SitePlan> entry =
+      is_go ? plan_go_site(view, view.addr) : plan_site(view, view.addr);
+  SitePlan none;
+  none.site = view.addr;
+  if (plan_exits(view, entry.ok() ? entry.value() : none).ok()) coverage->returning_by_ret += 1;
+}
+
+}  // namespace
+
+Coverage cover_module(std::span<const ModulePart> parts,
+                      std::span<const ModuleFunction> functions) {
+  Coverage coverage;
+  std::vector<BranchIndex> indexes;
+  indexes.reserve(parts.size());
+  for (const ModulePart& part : parts) {
+    const bool looks = part.exec;
+    indexes.emplace_back(looks ? std::span<const uint8_t>(part.bytes) : std::span<const uint8_t>(),
+                         part.addr);
+  }
+  const MemoryReader read = [&](uint64_t addr, void* out, size_t size) {
+    const ModulePart* part = part_at(parts, addr, size);
+    if (part == nullptr) return false;
+    memcpy(out, part->bytes.data() + (addr - part->addr), size);
+    return true;
+  };
+  uint64_t last = ~uint64_t{0};
+  for (size_t i = 0; i < functions.size(); ++i) {
+    const ModuleFunction& function = functions[i];
+    const ModulePart* part = part_at(parts, function.addr, function.size);
+    if (part == nullptr || !part->exec || function.size == 0 || function.addr == last) continue;
+    last = function.addr;
+    coverage.functions += 1;
+    const uint64_t off = function.addr - part->addr;
+    const uint64_t available = std::min<uint64_t>(uint64_t{function.size} + 16, part->bytes.size() - off);
+    const Result<FunctionView> view =
+        decode_function(function.addr, function.size, {part->bytes.data() + off, available}, read);
+    const BranchIndex& branches = indexes[static_cast<size_t>(part - parts.data())];
+    const Result<SiteForm> form =
+        view.ok() ? form_of(view.value(), function.is_go, branches) : Result<SiteForm>(view.error());
+    if (form.ok()) {
+      coverage.by_form[static_cast<size_t>(form.value())] += 1;
+    } else {
+      coverage.refused.push_back({i, form.error().reason});
+    }
+    if (view.ok()) count_exits(view.value(), function.is_go, &coverage);
+  }
+  return coverage;
+}
+
+}  // namespace bpftime::rewrite

@@ -1,0 +1,36 @@
+// What can be probed is said before anybody tries: `info` has a line a module, coverage/<module>
+// the functions that cannot be, each with a reason code. The planner that says so attaches, too.
+import t from 'tap';
+import { Lab } from '../helpers/lab.js';
+
+t.setTimeout(120_000);
+
+const numberOf = (text: string, key: string) =>
+  Number(new RegExp(`^${key} +([\\d.]+)$`, 'm').exec(text)?.[1] ?? Number.NaN);
+
+await t.test('each module, and each function that is refused', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = lab.start(lab.build('forms.c'), ['1']);
+    const { pid } = target;
+    t.ok(await target.says(/round/), 'the target works');
+    const info = lab.read(pid, 'info');
+    t.match(info, /^coverage\.forms +\d+\.\d\d% of \d+/m, 'the program');
+    t.match(info, /^coverage\.libc\.so\.6 +(99|100)\.\d\d% of \d+/m, 'libc');
+    for (const module of ['forms', 'libc.so.6']) {
+      const text = lab.read(pid, `coverage/${module}`);
+      const functions = numberOf(text, 'functions');
+      const probed = numberOf(text, 'probed');
+      const forms = ['jmp', 'short', 'punned'].map((form) => numberOf(text, form));
+      t.ok(numberOf(text, 'percent') >= 99.5, `${module}: ${numberOf(text, 'percent')} %`);
+      t.equal(forms[0]! + forms[1]! + forms[2]!, probed, `${module}: each has a form`);
+      const refused = [...text.matchAll(/^! (\S+) (\w+)$/gm)];
+      t.equal(refused.length, functions - probed, `${module}: each of the others is named`);
+      t.notOk(
+        refused.some(([, , code]) => code === 'other'),
+        `${module}: with a code`,
+      );
+    }
+    const missing = await lab.sh(`cat ${lab.proc(pid, 'coverage/libnone.so')}`);
+    t.match(missing.err, /No such file or directory/, 'a module that is not mapped');
+  });
+});
