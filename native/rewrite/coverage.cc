@@ -34,16 +34,34 @@ Result<std::vector<SitePlan>> forms_of(const FunctionView& view, bool is_go) {
   return std::vector<SitePlan>{plan.value()};
 }
 
+// Does code outside of the function lead into the window? As Session::others_enter asks it of a
+// process.
+bool is_entered(const ModulePart& part, const BranchIndex& branches, const FunctionView& view,
+                const SitePlan& plan) {
+  uint64_t first = 0;
+  const auto around = [&](uint64_t addr, uint64_t size) {
+    first = addr - std::min(addr - part.addr, kShortReachBefore);
+    const uint64_t end = std::min(part.addr + part.bytes.size(), addr + size + kShortReachBehind);
+    return std::span<const uint8_t>(part.bytes.data() + (first - part.addr), end - first);
+  };
+  const uint64_t begin = view.addr, end = view.addr + view.size;
+  for (const uint64_t from : branches.entering(plan.site, plan.window, begin, end)) {
+    const std::span<const uint8_t> near = around(from, 0);
+    if (may_begin_at(near, first, from)) return true;
+  }
+  const std::span<const uint8_t> near = around(plan.site, plan.window);
+  return short_branch_enters(near, first, plan.site, plan.window, begin, end);
+}
+
 // The form that attaching would take.
-Result<SiteForm> form_of(const FunctionView& view, bool is_go, const BranchIndex& branches) {
+Result<SiteForm> form_of(const FunctionView& view, bool is_go, const ModulePart& part,
+                         const BranchIndex& branches) {
   const Result<std::vector<SitePlan>> forms = forms_of(view, is_go);
   if (!forms) return forms.error();
   Failure reason{0, nullptr};
   for (const SitePlan& plan : forms.value()) {
     const Result<RelocatedCode> copy = relocate(view, plan, plan.site + kArenaAway);
-    const bool entered =
-        branches.enters(plan.site, plan.window, view.addr, view.addr + view.size);
-    if (copy.ok() && !entered) return plan.form;
+    if (copy.ok() && !is_entered(part, branches, view, plan)) return plan.form;
     if (reason.reason != nullptr) continue;
     reason = copy.ok() ? fail(EOPNOTSUPP, "other code jumps into the first bytes") : copy.error();
   }
@@ -93,7 +111,7 @@ Coverage cover_module(std::span<const ModulePart> parts,
         decode_function(function.addr, function.size, {part->bytes.data() + off, available}, read);
     const BranchIndex& branches = indexes[static_cast<size_t>(part - parts.data())];
     const Result<SiteForm> form =
-        view.ok() ? form_of(view.value(), function.is_go, branches) : Result<SiteForm>(view.error());
+        view.ok() ? form_of(view.value(), function.is_go, *part, branches) : Result<SiteForm>(view.error());
     if (form.ok()) {
       coverage.by_form[static_cast<size_t>(form.value())] += 1;
     } else {
