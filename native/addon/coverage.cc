@@ -55,8 +55,7 @@ class ReadCoverage : public Napi::AsyncWorker {
   [[nodiscard]] Napi::Promise promise() const { return deferred_.Promise(); }
 
   void Execute() override {
-    Result<symbols::ElfSymbols> elf =
-        symbols::read_elf_symbols(path_.c_str(), debug_root_.c_str());
+    Result<symbols::ElfSymbols> elf = symbols::read_elf_symbols(path_.c_str(), debug_root_.c_str());
     if (!elf) {
       failure_ = elf.error();
       return;

@@ -73,8 +73,7 @@ void count_exits(const FunctionView& view, bool is_go, Coverage* coverage) {
                                    [](const Insn& insn) { return insn.is_ret; });
   if (!returns) return;
   coverage->returning += 1;
-  const Result<SitePlan> entry =
-      is_go ? plan_go_site(view, view.addr) : plan_site(view, view.addr);
+  const Result<SitePlan> entry = is_go ? plan_go_site(view, view.addr) : plan_site(view, view.addr);
   SitePlan none;
   none.site = view.addr;
   if (plan_exits(view, entry.ok() ? entry.value() : none).ok()) coverage->returning_by_ret += 1;
@@ -106,12 +105,13 @@ Coverage cover_module(std::span<const ModulePart> parts,
     last = function.addr;
     coverage.functions += 1;
     const uint64_t off = function.addr - part->addr;
-    const uint64_t available = std::min<uint64_t>(uint64_t{function.size} + 16, part->bytes.size() - off);
+    const uint64_t available =
+        std::min<uint64_t>(uint64_t{function.size} + 16, part->bytes.size() - off);
     const Result<FunctionView> view =
         decode_function(function.addr, function.size, {part->bytes.data() + off, available}, read);
     const BranchIndex& branches = indexes[static_cast<size_t>(part - parts.data())];
-    const Result<SiteForm> form =
-        view.ok() ? form_of(view.value(), function.is_go, *part, branches) : Result<SiteForm>(view.error());
+    const Result<SiteForm> form = view.ok() ? form_of(view.value(), function.is_go, *part, branches)
+                                            : Result<SiteForm>(view.error());
     if (form.ok()) {
       coverage.by_form[static_cast<size_t>(form.value())] += 1;
     } else {

@@ -27,7 +27,7 @@ struct ModuleFunction {
 
 struct Coverage {
   struct Refused {
-    size_t function = 0;       // index
+    size_t function = 0;      // index
     const char* reason = "";  // static
   };
   uint32_t functions = 0;             // looked at: those whose bytes are in an executable part
@@ -37,8 +37,8 @@ struct Coverage {
   std::vector<Refused> refused;
 };
 
-/// `functions`: in address order; of several at one address the first counts. Whether the place that
-/// a punned jump needs is free in some process is not known here: it is counted as if it were.
+/// `functions`: in address order; of several at one address the first counts. Whether the place
+/// that a punned jump needs is free in some process is not known here: it is counted as if it were.
 Coverage cover_module(std::span<const ModulePart> parts, std::span<const ModuleFunction> functions);
 
 }  // namespace bpftime::rewrite

@@ -7,7 +7,6 @@ import { hooksOf, pendingOf } from '../attach/state.js';
 import { COVERAGE_WAIT_MS, DISASM_MAX_BYTES } from '../config.js';
 import { fail, refusalOf } from '../errors.js';
 import { native } from '../native.js';
-import type { ModuleCoverage } from '../native-symbols.js';
 import { readFacts } from '../process/identity.js';
 import { readModules } from '../process/modules.js';
 import { codeOfRefusal, coverageOf, percentCovered, refusalsByCode } from '../symbols/coverage.js';
@@ -69,12 +68,9 @@ async function coverageLines(pid: Pid): Promise<[string, string][]> {
 async function coverageText(pid: Pid, name: string): Promise<string> {
   const module = readModules(pid).find((one) => one.name === name);
   if (!module) return fail('ENOENT', `${name}: no such module (see modules)`);
-  let found: ModuleCoverage;
-  try {
-    found = await coverageOf(pid, module);
-  } catch (error) {
+  const found = await coverageOf(pid, module).catch((error: unknown) => {
     throw refusalOf(error, name) ?? error;
-  }
+  });
   const lines = keyedLines([
     ['functions', found.functions],
     ['probed', found.functions - found.refused.length],

@@ -41,7 +41,7 @@ export async function coverageOf(pid: Pid, module: Module): Promise<ModuleCovera
   const st = await stat(path, { bigint: true });
   const key = `${st.dev}:${st.ino}:${st.size}:${st.mtimeNs}`;
   const there = known.get(key);
-  if (there) return await there;
+  if (there !== undefined) return await there;
   const reading = native.coverageRead(path, DEBUG_ROOT);
   known.set(key, reading);
   reading.catch(() => known.delete(key));
