@@ -118,7 +118,7 @@ void Server::op_lookup(const Request& request) {
     return reply_entry(request.unique(), node);
   }
   if (dir->cls->provider != Provider::kLookup || !is_valid_name(name) ||
-      is_staging_name(name, true)) {
+      is_staging_name(name, false)) {
     return void(send(request.unique(), ENOENT));
   }
   Question question{ControlOp::kLookup, nullptr, table_.path_of(*dir) + "/" + std::string(name),
