@@ -60,7 +60,7 @@ async function probedMinusBare(bench: Bench, spec: ProbeSpec, attach: Attach): P
 }
 
 /** First number of the object's .bss, as our mount shows it; 0 when it has none. */
-function lostRecords(mapsDir: string): number {
+export function lostRecords(mapsDir: string): number {
   const bss = readdirSync(mapsDir).find((name) => name.endsWith('.bss'));
   if (!bss) return 0;
   return Number(/"lost":\s*(\d+)/.exec(readFileSync(`${mapsDir}/${bss}/entries`, 'utf8'))?.[1]);

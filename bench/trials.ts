@@ -157,6 +157,7 @@ const workloadTrials: Trial[] = loads.flatMap(([name, unit, object, load, descri
 // The same with parts of the program left out: where the time goes.
 const whyTrials: Trial[] = (
   [
+    ['nginx.1k.large', '%', nginx1k, 'workload-tls-large', 'nothing, but a ring of 32 MiB'],
     ['nginx.1k.noread', '%', nginx1k, 'workload-tls-noread', 'records without text'],
     ['nginx.1k.noring', '%', nginx1k, 'workload-tls-noring', 'no records'],
     ['redis.noread', '%', redisLoss, 'workload-keys-noread', 'keys are addresses'],

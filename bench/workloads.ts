@@ -3,7 +3,7 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { copyFileSync, readFileSync, unlinkSync } from 'node:fs';
 import { type Bench, built } from './bench.js';
-import { nsPerCall } from './probes.js';
+import { lostRecords, nsPerCall } from './probes.js';
 import { type Round, type Server, startNginx, startRedis } from './servers.js';
 import { type Measured, median, Unavailable } from './stats.js';
 
@@ -22,6 +22,8 @@ const onFirstCore = (child: ChildProcess) => {
   if (child.pid) execFileSync('taskset', ['-apc', '0', String(child.pid)], { stdio: 'ignore' });
 };
 
+const lostNote = (lost: number) => (lost > 0 ? `${lost} records found no room` : '');
+
 function hitsOf(list: string): number[] {
   const [header = '', ...rows] = readFileSync(list, 'utf8').trimEnd().split('\n');
   const column = header.split(/\s+/).indexOf('hits');
@@ -34,16 +36,18 @@ const attachOurs = (bench: Bench): Attach => {
     const file = await bench.proc(pid, 'hooks', `${object}.bpf.o`);
     const list = await bench.proc(pid, 'hooks', 'list');
     const events = await bench.proc(pid, 'events');
+    const maps = await bench.proc(pid, 'maps');
     copyFileSync(built(`${object}.bpf.o`), file);
     const reader = spawn('taskset', ['-c', '0', 'cat', events], { stdio: 'ignore' });
     return async () => {
       const hits = hitsOf(list);
+      const lost = lostRecords(maps);
       unlinkSync(file);
       const ended = new Promise((done) => reader.once('exit', done));
       reader.kill('SIGTERM');
       await ended;
       if (hits.length === 0 || hits.some((one) => one === 0)) throw new Error(`hits: ${hits}`);
-      return '';
+      return lostNote(lost);
     };
   };
 };
@@ -60,7 +64,7 @@ const attachKernel = (bench: Bench): Attach => {
     return async () => {
       const lost = Number((await kernel.ask('detach')).split(' ')[1]);
       await kernel.end();
-      return lost > 0 ? `${lost} records found no room` : '';
+      return lostNote(lost);
     };
   };
 };

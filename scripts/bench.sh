@@ -37,6 +37,7 @@ done
 # The same programs with parts left out: where the time goes.
 object workload-tls workload-tls-noread -DWITHOUT_READ
 object workload-tls workload-tls-noring -DWITHOUT_RING
+object workload-tls workload-tls-large -DRING_BYTES=33554432
 object workload-keys workload-keys-noread -DWITHOUT_READ
 object malloc-latency malloc-latency-noclock -DWITHOUT_CLOCK
 object malloc-latency malloc-latency-nohash -DWITHOUT_HASH

@@ -10,6 +10,9 @@
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
+#ifndef RING_BYTES
+#define RING_BYTES (1024 * 1024)
+#endif
 #ifndef TEXT_BYTES
 #define TEXT_BYTES 128
 #endif
@@ -25,7 +28,7 @@ const struct event* event_type;  // so that the object says what a record is
 
 struct {
   __uint(type, BPF_MAP_TYPE_RINGBUF);
-  __uint(max_entries, 32 * 1024 * 1024);
+  __uint(max_entries, RING_BYTES);
 } events SEC(".maps");
 
 struct {
