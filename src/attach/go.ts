@@ -2,7 +2,7 @@
 // which were preempted inside of displaced bytes find their copy (docs/adr/0010-go.md).
 import { FsError } from '../errors.js';
 import { type ApplyReport, type NativeError, native, type SiteWish } from '../native.js';
-import type { GoRuntime, Place } from '../symbols/resolve.js';
+import type { GoRuntime } from '../symbols/resolve.js';
 import { armGuard } from './guard.js';
 import type { EnteredProcess } from './state.js';
 
