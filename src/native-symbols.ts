@@ -17,6 +17,18 @@ export interface ElfSymbols {
   /** PT_INTERP; empty for static programs. */
   interpreter: string;
   positionIndependent: boolean;
+  /** Words that the dynamic linker fills with addresses of functions, as linked. */
+  slotAddrs: BigUint64Array;
+  /** Of an ifunc's own slot, its resolver as linked; 0 where a name is bound. */
+  slotResolvers: BigUint64Array;
+  /** What the file has in the slot. */
+  slotInitials: BigUint64Array;
+  /** Offset in `names` of the name that is bound; 0xffffffff for an ifunc's own slot. */
+  slotNames: Uint32Array;
+  /** Functions that only unwind tables know, as linked; in files that define ifuncs. */
+  extentAddrs: BigUint64Array;
+  /** Bytes. */
+  extentSizes: Uint32Array;
 }
 
 /** Which functions of a module take a probe at their entry. */

@@ -9,6 +9,35 @@ namespace bpftime::addon {
 
 namespace {
 
+void set_slots(Napi::Env env, const symbols::ElfSymbols& elf, Napi::Object out) {
+  const size_t count = elf.slots.size();
+  auto addrs = Napi::BigUint64Array::New(env, count);
+  auto resolvers = Napi::BigUint64Array::New(env, count);
+  auto initial = Napi::BigUint64Array::New(env, count);
+  auto names = Napi::Uint32Array::New(env, count);
+  for (size_t i = 0; i < count; ++i) {
+    addrs[i] = elf.slots[i].vaddr;
+    resolvers[i] = elf.slots[i].resolver;
+    initial[i] = elf.slots[i].initial;
+    names[i] = elf.slots[i].name;
+  }
+  out.Set("slotAddrs", addrs);
+  out.Set("slotResolvers", resolvers);
+  out.Set("slotInitials", initial);
+  out.Set("slotNames", names);
+}
+
+void set_extents(Napi::Env env, const symbols::ElfSymbols& elf, Napi::Object out) {
+  auto addrs = Napi::BigUint64Array::New(env, elf.extents.size());
+  auto sizes = Napi::Uint32Array::New(env, elf.extents.size());
+  for (size_t i = 0; i < elf.extents.size(); ++i) {
+    addrs[i] = elf.extents[i].vaddr;
+    sizes[i] = elf.extents[i].size;
+  }
+  out.Set("extentAddrs", addrs);
+  out.Set("extentSizes", sizes);
+}
+
 class ReadSymbols : public Napi::AsyncWorker {
  public:
   ReadSymbols(Napi::Env env, std::string path, std::string debug_root)
@@ -62,6 +91,8 @@ class ReadSymbols : public Napi::AsyncWorker {
     out.Set("buildId", Napi::String::New(env, elf.build_id));
     out.Set("interpreter", Napi::String::New(env, elf.interpreter));
     out.Set("positionIndependent", Napi::Boolean::New(env, elf.is_position_independent));
+    set_slots(env, elf, out);
+    set_extents(env, elf, out);
     deferred_.Resolve(out);
   }
 

@@ -15,6 +15,7 @@
 #include <memory>
 
 #include "../base/scoped_fd.h"
+#include "elf_bindings.h"
 #include "go_symbols.h"
 
 namespace bpftime::symbols {
@@ -236,6 +237,8 @@ Result<ElfSymbols> read_elf_symbols(const char* path, const char* debug_root) {
     }
   }
   finish(code, &out);
+  read_slots(elf.get(), &out);
+  read_extents(elf.get(), &out);
   return out;
 }
 

@@ -28,8 +28,27 @@ struct Segment {
   bool exec = false;
 };
 
+constexpr uint32_t kNoName = UINT32_MAX;
+
+/// A word that the dynamic linker fills with a function's address: of an ifunc, with the address of
+/// the implementation that its resolver chose.
+struct Slot {
+  uint64_t vaddr = 0;
+  uint64_t resolver = 0;    // R_X86_64_IRELATIVE: the resolver, as linked; else 0
+  uint64_t initial = 0;     // what the file has there
+  uint32_t name = kNoName;  // JUMP_SLOT and GLOB_DAT: offset in ElfSymbols::names
+};
+
+/// A function that no symbol names, from the unwind tables.
+struct Extent {
+  uint64_t vaddr = 0;
+  uint32_t size = 0;
+};
+
 struct ElfSymbols {
   std::vector<Symbol> symbols;  // sorted by vaddr; one entry per (vaddr, name)
+  std::vector<Slot> slots;
+  std::vector<Extent> extents;  // of files that define ifuncs only
   std::string names;            // NUL-terminated names, UTF-8 as found
   std::vector<Segment> segments;
   std::string build_id;     // lower-case hex, empty when there is none

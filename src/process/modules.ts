@@ -71,10 +71,10 @@ export function groupModules(mappings: readonly Mapping[]): Module[] {
 }
 
 /**
- * The modules of a live process.
+ * All mappings of a live process.
  * @throws {FsError} ESRCH if it is gone, EOPNOTSUPP if it has no user memory
  */
-export function readModules(pid: Pid): Module[] {
+export function readMappings(pid: Pid): Mapping[] {
   let text: string;
   try {
     text = readFileSync(`/proc/${pid}/maps`, 'utf8');
@@ -86,7 +86,15 @@ export function readModules(pid: Pid): Module[] {
   }
   if (text === '')
     fail('EOPNOTSUPP', `${pid}: it has no user memory (a kernel thread or a zombie)`);
-  return groupModules(parseMaps(text));
+  return parseMaps(text);
+}
+
+/**
+ * The modules of a live process.
+ * @throws {FsError} ESRCH if it is gone, EOPNOTSUPP if it has no user memory
+ */
+export function readModules(pid: Pid): Module[] {
+  return groupModules(readMappings(pid));
 }
 
 /**

@@ -8,8 +8,9 @@ import { native } from '../native.js';
 import { loadBias, type Module, modulePathForUs, readModules } from '../process/modules.js';
 import type { Addr, Pid } from '../types.js';
 import { moduleOfPath, requireAwaitable } from './awaited.js';
+import { implementationOf } from './ifunc.js';
 import { escapeSymbol, type PlaceName, parsePlace } from './name.js';
-import { type ModuleSymbol, SymbolTable } from './table.js';
+import { type LoadedModule, type ModuleSymbol, SymbolTable } from './table.js';
 
 /** Where a probe goes. */
 export interface Place {
@@ -33,13 +34,6 @@ export interface GoRuntime {
   morestack: { addr: Addr; size: number };
   /** Where a preempted goroutine goes on; before Go 1.14 there are none. */
   asyncPreempt: { addr: Addr; size: number } | undefined;
-}
-
-/** A module with its symbols and where it lies. */
-export interface LoadedModule {
-  module: Module;
-  table: SymbolTable;
-  bias: Addr;
 }
 
 const tables = new Map<string, Promise<SymbolTable>>();
@@ -164,12 +158,6 @@ function goRuntimeOf({ table, bias }: LoadedModule): GoRuntime | undefined {
 }
 
 function placeOfSymbol(name: PlaceName, { loaded, symbol }: Candidate): Place {
-  if (symbol.kind === 'ifunc') {
-    fail(
-      'EOPNOTSUPP',
-      `${name.text}: it is an ifunc, chosen at load time (name the implementation, see symbols/${loaded.module.name})`,
-    );
-  }
   if (name.offset >= BigInt(Math.max(symbol.size, 1))) {
     fail(
       'EINVAL',
@@ -262,9 +250,12 @@ export async function findPlace(pid: Pid, text: string): Promise<Place | undefin
     await requireAwaitable(pid, name, whereOf(modules), tableOfFile);
     return undefined;
   }
-  return name.symbol === undefined
-    ? placeOfAddress(name, named)
-    : placeOfSymbol(name, choose(name, named, pid));
+  if (name.symbol === undefined) return placeOfAddress(name, named);
+  const { loaded, symbol } = choose(name, named, pid);
+  if (symbol.kind !== 'ifunc') return placeOfSymbol(name, { loaded, symbol });
+  const chosen = implementationOf(pid, name.text, { loaded, symbol }, modules);
+  const place = placeOfSymbol(name, { loaded, symbol: chosen });
+  return { ...place, names: [...place.names, symbol.name] };
 }
 
 /**
@@ -278,13 +269,16 @@ export async function resolvePlace(pid: Pid, text: string): Promise<Place> {
   );
 }
 
+/** Functions of exactly this name, of all modules. */
+function plainPlaces(modules: LoadedModule[], name: string): Place[] {
+  return collect(modules, (table) => table.find(name))
+    .filter(({ symbol }) => symbol.kind === 'function')
+    .map((candidate) => placeOfSymbol(parsePlace(name), candidate));
+}
+
 /** The loader's hooks for debuggers: called when modules were mapped, before their code runs. */
 export async function loaderHooks(pid: Pid): Promise<Place[]> {
-  const modules = await loadModules(pid);
-  const name = '_dl_debug_state';
-  return collect(modules, (table) => table.find(name)).map((candidate) =>
-    placeOfSymbol(parsePlace(name), candidate),
-  );
+  return plainPlaces(await loadModules(pid), '_dl_debug_state');
 }
 
 /**
@@ -300,11 +294,7 @@ export async function unwinderEntries(pid: Pid): Promise<Place[]> {
     '_Unwind_Backtrace',
   ];
   const modules = await loadModules(pid);
-  return names.flatMap((text) =>
-    collect(modules, (table) => table.find(text)).map((candidate) =>
-      placeOfSymbol(parsePlace(text), candidate),
-    ),
-  );
+  return names.flatMap((name) => plainPlaces(modules, name));
 }
 
 /** Instruction bytes of `mov $13, %eax; syscall`: rt_sigaction. */

@@ -1,6 +1,8 @@
 // Names and addresses of one module's file. Pure over the flat arrays that the native reader made;
 // indexes are built on first use because most modules are never asked.
 import type { ElfSymbols } from '../native-symbols.js';
+import type { Module } from '../process/modules.js';
+import type { Addr } from '../types.js';
 
 /** A function or object of a module, at its link-time address. */
 export interface ModuleSymbol {
@@ -12,6 +14,13 @@ export interface ModuleSymbol {
   local: boolean;
   /** Go code, with small stacks and registers of its own. */
   isGo: boolean;
+}
+
+/** A module with its symbols and where it lies. */
+export interface LoadedModule {
+  module: Module;
+  table: SymbolTable;
+  bias: Addr;
 }
 
 const KINDS = ['function', 'ifunc', 'object'] as const;
@@ -110,6 +119,16 @@ export class SymbolTable {
       if (vaddr < this.elf.addrs[i]! + BigInt(this.elf.sizes[i]!)) return this.at(i);
     }
     return undefined;
+  }
+
+  /** The function that begins at a link-time address: of a symbol, or one without a name. */
+  startingAt(vaddr: bigint): ModuleSymbol | undefined {
+    const named = this.containing(vaddr);
+    if (named?.vaddr === vaddr) return named;
+    const index = this.elf.extentAddrs.indexOf(vaddr);
+    const size = this.elf.extentSizes[index];
+    if (size === undefined) return undefined;
+    return { name: '', vaddr, size, kind: 'function', local: true, isGo: false };
   }
 
   /** All names of one link-time address. */

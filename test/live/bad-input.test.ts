@@ -138,11 +138,11 @@ const REFUSALS: Refusal[] = [
     sentence: /tiny: /,
   },
   {
-    what: 'an ifunc',
+    what: 'an ifunc that nobody has called',
     object: good,
-    where: 'uprobe/libc.so.6:memset',
+    where: 'uprobe/libc.so.6:time',
     errno: 'EOPNOTSUPP',
-    sentence: /ifunc/,
+    sentence: /ifunc .*has not been chosen yet/,
   },
   {
     what: 'an offset inside of an instruction',
