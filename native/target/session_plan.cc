@@ -274,6 +274,24 @@ Result<uint32_t> Session::check_exits(uint64_t addr, uint32_t size, bool is_go) 
   return static_cast<uint32_t>(plan.value().exits.size() + (plan.value().in_entry ? 1 : 0));
 }
 
+// Whether the entry's jump leads, or would lead, over padding that an exit's jump needs.
+bool Session::entry_needs_room_of(const Function& function, const rewrite::ExitPlan& exits) {
+  const auto site = sites_.find(function.view.addr);
+  std::vector<rewrite::SitePlan> forms;
+  if (site != sites_.end() && site->second->entry != nullptr) {
+    forms.push_back(site->second->entry->plan);
+  } else {
+    const auto planned = plan_windows(function, function.view.addr);
+    if (planned.ok()) forms = planned.value();
+    std::erase_if(forms, [&](const auto& form) { return !check_window(function, form).ok(); });
+  }
+  if (forms.empty() || forms.front().form != rewrite::SiteForm::kShort) return false;
+  const uint64_t pad = forms.front().pad;
+  return std::any_of(exits.exits.begin(), exits.exits.end(), [&](const auto& exit) {
+    return exit.site < pad + rewrite::kJumpBytes && pad < exit.site + exit.window;
+  });
+}
+
 // Exits keep clear of the window of an entry probe, so that either can come later.
 Result<rewrite::ExitPlan> Session::plan_exits(const Function& function) {
   const Result<rewrite::SitePlan> entry = plan_window(function, function.view.addr);
@@ -281,6 +299,9 @@ Result<rewrite::ExitPlan> Session::plan_exits(const Function& function) {
   none.site = function.view.addr;
   Result<rewrite::ExitPlan> plan =
       rewrite::plan_exits(function.view, entry.ok() ? entry.value() : none);
+  if (plan.ok() && entry_needs_room_of(function, plan.value())) {
+    return fail(EOPNOTSUPP, "the jump at its entry needs the padding behind a return");
+  }
   if (!plan || !function.is_go) return plan;
   // They are executed in the exits' bodies, which the table of moved instructions does not know.
   const bool entry_may = plan->in_entry && rewrite::may_fault(function.view, entry.value());
