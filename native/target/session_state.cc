@@ -244,7 +244,7 @@ bool check_change(const ChangeState& change, const SessionState& state) {
 
 bool check(const SessionState& state) {
   const agent_header& header = state.header;
-  if (header.magic != AGENT_MAGIC || header.version != AGENT_V1) return false;
+  if (header.magic != AGENT_MAGIC || header.version != AGENT_V2) return false;
   if (!is_range(state.agent, state.agent_bytes)) return false;
   if (uint64_t{header.data_off} + header.data_bytes != state.agent_bytes) return false;
   for (const u32 off : {header.env_off, header.state_off, header.map_batch, header.push_return,
