@@ -221,7 +221,9 @@ std::optional<uint64_t> find_place(const std::vector<Region>& regions, uint64_t 
     const uint64_t from = (begin + kPage - 1) & ~(kPage - 1);
     const uint64_t at = std::max(first, from);
     const uint64_t last = (at + bytes + kPage - 1) & ~(kPage - 1);
-    if (!place && at - first < choices && at >= first && last <= end) place = at;
+    // A displacement may lead below zero: such an address wraps.
+    const bool fits = at < end && last > at && last <= end;
+    if (!place && fits && at - first < choices) place = at;
   });
   return place;
 }

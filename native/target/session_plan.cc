@@ -247,8 +247,9 @@ Result<void> Session::make_landing(Patch* patch) {
   const uint64_t end = (*at + kLandingBytes + ABI_PAGE_BYTES - 1) & ~uint64_t{ABI_PAGE_BYTES - 1};
   std::vector<MapWant> wants{
       MapWant::anon(end - page, PROT_READ | PROT_EXEC, MAP_FIXED_NOREPLACE, page)};
+  // Somebody else was quicker, or the kernel keeps the place to itself: another form may do.
   const Result<void> mapped = map_all(&wants);
-  if (!mapped) return mapped;
+  if (!mapped) return fail(EOPNOTSUPP, "where a punned jump could lead is not free");
   landings_.emplace_back(page, end);
   patch->landing = *at;
   patch->landing_bytes = end - page;
