@@ -354,6 +354,8 @@ Result<void> Session::plan_site(const SiteRequest& request, Site* site) {
     }
     Result<void> planned;
     if (wants_entry) planned = plan_entry(function.value(), request.addr, site);
+    // What the entry takes is taken, its padding too, when the exits look for room.
+    register_patches(*site);
     if (planned.ok() && needs_exits) planned = plan_site_exits(function.value(), site);
     if (!planned) return planned;
   }

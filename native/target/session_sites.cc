@@ -247,16 +247,19 @@ Result<Session::Change> Session::prepare(const SiteRequest& request) {
     change.site = change.fresh.get();
     change.site->request = request;
   }
-  const Result<void> planned = plan_site(request, change.site);
-  if (!planned) return planned.error();
-  if (change.fresh == nullptr) register_patches(*change.site);
-  const Result<void> built = build(&change);
-  if (!built) {
-    release_counters(change);
-    drop_lanes(change);
-    return built.error();
+  Result<void> step = plan_site(request, change.site);
+  if (step.ok()) {
+    register_patches(*change.site);
+    step = build(&change);
+    if (!step) {
+      release_counters(change);
+      drop_lanes(change);
+    }
   }
-  return change;
+  if (step.ok()) return change;
+  // A site that was there is put right by drop_fresh().
+  if (change.fresh != nullptr) unregister_patches(*change.fresh);
+  return step.error();
 }
 
 // Hooks that stay keep their slot and counters, others get new ones.
