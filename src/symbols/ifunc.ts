@@ -100,7 +100,7 @@ export function implementationOf(
     );
   }
   const found = loaded.table.startingAt(addr - loaded.bias);
-  if (!found || found.kind !== 'function') {
+  if (found?.kind !== 'function') {
     return fail(
       'EOPNOTSUPP',
       `${text}: an ifunc whose implementation, ${nameOf(loaded, addr)}, has no symbol and no unwind entry, so its extent is unknown (install the debug symbols of ${loaded.module.name})`,
