@@ -13,6 +13,7 @@ const PLACES: readonly (readonly [string, RegExp])[] = [
   ['behind_it', /^jmp$/],
   ['early_exit', /^(short|punned)$/],
   ['slots', /^punned$/],
+  ['neighbour', /^(short|punned)$/],
 ];
 
 t.setTimeout(120_000);
@@ -44,6 +45,36 @@ await t.test('every form, again and again, under threads', async (t) => {
     t.ok(await target.advances(), 'works on');
     t.notMatch(target.text, /WRONG/, 'no result was ever wrong');
     await sameCode(t, pid, before, 'after all cycles');
+  });
+});
+
+await t.test("the padding that a short jump needs is not a return's as well", async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = lab.start(lab.build('forms.c'), ['4']);
+    const { pid } = target;
+    t.ok(await target.says(/round [1-9]/), 'the target works');
+    const before = codeHash(pid);
+    for (const orders of [
+      ['uprobe/loop_head', 'uretprobe/loop_head'],
+      ['uretprobe/loop_head', 'uprobe/loop_head'],
+    ]) {
+      for (const where of orders) {
+        const put = await lab.attach(pid, lab.bpf('entry'), where);
+        if (put.code === 0)
+          t.ok(await eventually(() => lab.hits(pid, where) > 0), `${where}: hits`);
+        else t.match(lab.read(pid, 'last_error'), /EOPNOTSUPP|EBUSY/, `${where}: refused`);
+      }
+      t.ok(await target.advances(), 'it works on');
+      for (const where of orders) await lab.detach(pid, where);
+      await sameCode(t, pid, before, 'after rm');
+    }
+    const both = await lab.attach(pid, lab.bpf('probe'), 'uprobe/loop_head');
+    t.same(both, OK, 'both in one change');
+    t.ok(await eventually(() => lab.hits(pid, 'uprobe/loop_head') > 0), 'are seen');
+    t.ok(await target.advances(), 'and right');
+    t.same(await lab.detach(pid, 'uprobe/loop_head'), OK);
+    t.notMatch(target.text, /WRONG/);
+    await sameCode(t, pid, before, 'at the end');
   });
 });
 

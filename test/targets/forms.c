@@ -26,12 +26,16 @@ __asm__(
     ".balign 64\n" BEGIN(slots) "  and $1, %edi\n  lea 1f(%rip), %rax\n  lea (%rax,%rdi,8), %rax\n"
     "  shl $0, %rax\n  jmp *%rax\n  nop\n"
     "1: mov $10, %eax\n  ret\n  nop\n  nop\n  mov $11, %eax\n  ret\n  nop\n  nop\n" END(slots)
+    /* Its neighbour jumps to its second instruction, by a jump of two bytes. */
+    ".balign 64\n" BEGIN(neighbour) "  mov %rdi, %rax\n"
+    "1: add $1, %rax\n  ret\n" END(neighbour)
+    BEGIN(into_neighbour) "  lea 10(%rdi), %rax\n  jmp 1b\n" END(into_neighbour)
     /* One byte, then a loop's head: where a punned jump leads is all given. */
     ".balign 64\n" BEGIN(one_byte) "  push %rbx\n"
     "1: sub $1, %rdi\n  jnz 1b\n  mov $7, %eax\n  pop %rbx\n  ret\n" END(one_byte));
 
 long loop_head(long n), packed_loop(long n), behind_it(long n), early_exit(long n), slots(long n),
-    one_byte(long n);
+    one_byte(long n), neighbour(long n), into_neighbour(long n);
 
 static void check(long got, long want, const char* what) {
   if (got == want) return;
@@ -49,6 +53,8 @@ static void* work(void* unused) {
     check(early_exit(n), n + 3, "early_exit");
     check(slots(n), 10 + n % 2, "slots");
     check(one_byte(n), 7, "one_byte");
+    check(neighbour(n), n + 1, "neighbour");
+    check(into_neighbour(n), n + 11, "into_neighbour");
     if (i % 4096 == 0) usleep(100);
   }
   return unused;
