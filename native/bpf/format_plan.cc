@@ -3,6 +3,7 @@
 #include "format_plan.h"
 
 #include <algorithm>
+#include <bit>
 #include <charconv>
 #include <cmath>
 #include <cstring>
@@ -74,8 +75,29 @@ size_t utf8_length(std::span<const uint8_t> bytes) {
   return length;
 }
 
+// Bytes at the front that are printable ASCII and stand for themselves in JSON, found eight at a
+// time: the marks of a word are exact up to its first marked byte.
+size_t plain_length(std::span<const uint8_t> bytes) {
+  constexpr uint64_t kOnes = 0x0101010101010101, kHighs = kOnes << 7;
+  const auto zero_bytes = [](uint64_t word) { return (word - kOnes) & ~word & kHighs; };
+  size_t i = 0;
+  for (; i + 8 <= bytes.size(); i += 8) {
+    uint64_t word = 0;
+    std::memcpy(&word, bytes.data() + i, 8);
+    const uint64_t marks = (((word - kOnes * 0x20) & ~word) | word) & kHighs;
+    const uint64_t special = marks | zero_bytes(word ^ kOnes * '"') |
+                             zero_bytes(word ^ kOnes * '\\') | zero_bytes(word ^ kOnes * 0x7f);
+    if (special != 0) return i + static_cast<size_t>(std::countr_zero(special)) / 8;
+  }
+  const auto is_plain = [](uint8_t c) { return c >= 0x20 && c < 0x7f && c != '"' && c != '\\'; };
+  while (i < bytes.size() && is_plain(bytes[i])) i++;
+  return i;
+}
+
 bool is_text(std::span<const uint8_t> bytes) {
   for (size_t i = 0; i < bytes.size();) {
+    i += plain_length(bytes.subspan(i));
+    if (i == bytes.size()) return true;
     const uint8_t c = bytes[i];
     if ((c >= 0x20 && c < 0x7f) || c == '\t' || c == '\n' || c == '\r') {
       i++;
@@ -131,6 +153,10 @@ void append_double(double value, std::string& out) {
 
 uint64_t read_bits(std::span<const uint8_t> record, uint64_t bit, uint32_t count) {
   uint64_t value = 0;
+  if (bit % 8 == 0 && count % 8 == 0) {
+    std::memcpy(&value, record.data() + bit / 8, count / 8);  // both little-endian
+    return value;
+  }
   for (uint32_t i = 0; i < count; i++, bit++) {
     value |= static_cast<uint64_t>(record[bit / 8] >> (bit % 8) & 1) << i;
   }
@@ -148,6 +174,10 @@ void append_json_string(std::string_view text, std::string& out) {
   out += '"';
   const std::span bytes(reinterpret_cast<const uint8_t*>(text.data()), text.size());
   for (size_t i = 0; i < bytes.size(); i++) {
+    const size_t plain = plain_length(bytes.subspan(i));
+    out.append(text, i, plain);
+    i += plain;
+    if (i == bytes.size()) break;
     const uint8_t byte = bytes[i];
     if (byte == '"' || byte == '\\') {
       out += '\\';
@@ -196,7 +226,20 @@ Result<FormatPlan> FormatPlan::parse(std::span<const uint8_t> bytes) {
   at += tables_bytes;
   plan.strings_.assign(reinterpret_cast<const char*>(at), string_bytes);
   if (!plan.check()) return fail(EINVAL, "format plan with an operation out of bounds");
+  plan.render_keys();
   return plan;
+}
+
+// Keys are the same in every record: their text is made once, and they refer to it from then on.
+void FormatPlan::render_keys() {
+  for (Op& op : ops_) {
+    if (op.code != kKey) continue;
+    const size_t start = keys_.size();
+    append_json_string(std::string_view(strings_).substr(op.a, op.b), keys_);
+    keys_ += ':';
+    op.a = static_cast<uint32_t>(start);
+    op.b = static_cast<uint32_t>(keys_.size() - start);
+  }
 }
 
 // Structure: one value; keys only in objects, each followed by a value; names and tables inside.
@@ -283,8 +326,7 @@ struct FormatPlan::Run {
     for (uint32_t at = index + 1; at < end;) {
       const Op& key = plan.ops_[at];
       if (at != index + 1) out += ',';
-      append_json_string(std::string_view(plan.strings_).substr(key.a, key.b), out);
-      out += ':';
+      out.append(plan.keys_, key.a, key.b);
       at = value(at + 1, base);
     }
     out += '}';
@@ -316,8 +358,8 @@ struct FormatPlan::Run {
       out += "null";
       return;
     }
-    const auto text =
-        all.first(static_cast<size_t>(std::find(all.begin(), all.end(), 0) - all.begin()));
+    const auto* nul = static_cast<const uint8_t*>(std::memchr(all.data(), 0, all.size()));
+    const auto text = nul == nullptr ? all : all.first(static_cast<size_t>(nul - all.data()));
     if (!is_text(text)) return append_hex(all, out);
     append_json_string({reinterpret_cast<const char*>(text.data()), text.size()}, out);
   }

@@ -28,11 +28,13 @@ class FormatPlan {
   struct Run;
   FormatPlan() = default;
   [[nodiscard]] bool check();
+  void render_keys();
 
   std::vector<Op> ops_;
   std::vector<uint32_t> ends_;  // of each object or array: index of its end
   std::vector<uint32_t> tables_;
   std::string strings_;
+  std::string keys_;  // `"name":` of each key
 };
 
 /// Appends `text` as a JSON string; bytes that are not UTF-8 become U+FFFD.

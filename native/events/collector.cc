@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
@@ -18,12 +19,17 @@ constexpr uint32_t kRecordsPerRound = 4096;
 constexpr size_t kLineBytesPerRound = 1 << 20;  // a ring that never ends must not fill our memory
 constexpr size_t kRecordBytesMax = 64 << 10;
 constexpr std::chrono::microseconds kShortestPause{200};
+constexpr std::chrono::microseconds kLongestBusyPause{5'000};
 constexpr std::chrono::microseconds kLongestPause{20'000};
+constexpr uint64_t kRingFillMax = 16;  // a ring that is fuller than this part is looked at sooner
 
-void append_number(const char* key, uint64_t value, std::string* out) {
-  char text[64];
-  snprintf(text, sizeof text, "\"%s\":%llu,", key, static_cast<unsigned long long>(value));
-  out->append(text);
+// `"key":value,`
+void append_number(std::string_view key, uint64_t value, std::string* out) {
+  char digits[24];
+  const auto end = std::to_chars(digits, digits + sizeof digits, value);
+  out->push_back('"');
+  out->append(key).append("\":").append(digits, end.ptr);
+  out->push_back(',');
 }
 
 uint64_t monotonic_ns() {
@@ -90,6 +96,10 @@ Result<uint32_t> Collector::add(SourceSpec spec) {
     source->plan = std::move(plan.value());
   }
   source->spec = std::move(spec);
+  append_number("pid", source->spec.pid, &source->line_rest);
+  source->line_rest.append("\"map\":");
+  append_json_string(source->spec.map_name, source->line_rest);
+  source->line_rest.append(",\"data\":");
   const uint32_t rings = rt_ring_count(&source->map->view);
   source->cursors.resize(rings);
   source->lost_seen.resize(rings);
@@ -136,25 +146,19 @@ int Collector::take_record(void* arg, const void* data, uint32_t len) {
     append_printk(copy, size, &source->full_lines);
     return source->full_lines.size() > kLineBytesPerRound ? 1 : 0;
   }
-  std::string text;
-  if (source->plan.has_value()) {
-    source->plan->format({copy, size}, text);
-  } else {
-    append_hex(copy, size, &text);
-  }
   std::string& full = source->full_lines;
-  full.append("{\"type\":\"record\",");
-  append_number("time_ns", monotonic_ns(), &full);
-  append_number("pid", source->spec.pid, &full);
-  full.append("\"map\":");
-  append_json_string(source->spec.map_name, full);
-  full.append(",\"data\":");
-  full.append(text);
-  full.append("}\n");
+  full.append(source->line_begin);
+  const size_t value_at = full.size();
+  if (source->plan.has_value()) {
+    source->plan->format({copy, size}, full);
+  } else {
+    append_hex(copy, size, &full);
+  }
   if (!source->bare.empty()) {
-    source->bare_lines.append(text);
+    source->bare_lines.append(full, value_at);
     source->bare_lines.push_back('\n');
   }
+  full.append("}\n");
   return full.size() > kLineBytesPerRound ? 1 : 0;
 }
 
@@ -183,13 +187,19 @@ void Collector::report_lost(Source* source, uint32_t ring) {
   source->lost_seen[ring] = lost;
 }
 
-size_t Collector::drain(Source* source) {
+Collector::Load Collector::drain(Source* source) {
   find_streams(source);
-  size_t count = 0;
+  Load load = Load::kNone;
+  // The time of a line says when its record was taken, and records of one round are taken together.
+  source->line_begin = "{\"type\":\"record\",";
+  append_number("time_ns", monotonic_ns(), &source->line_begin);
+  source->line_begin.append(source->line_rest);
   for (uint32_t ring = 0; ring < source->cursors.size(); ++ring) {
+    const uint64_t pending = rt_ring_pending(&source->map->view, ring);
+    if (pending > source->map->view.value_stride / kRingFillMax) load = Load::kMuch;
     const long taken = rt_ring_consume(&source->map->view, ring, &source->cursors[ring],
                                        kRecordsPerRound, take_record, source);
-    if (taken > 0) count += static_cast<size_t>(taken);
+    if (taken > 0 && load == Load::kNone) load = Load::kSome;
     report_lost(source, ring);
   }
   if (!source->full_lines.empty()) {
@@ -200,7 +210,21 @@ size_t Collector::drain(Source* source) {
     for (const auto& stream : source->bare) stream->append(source->bare_lines);
     source->bare_lines.clear();
   }
-  return count;
+  return load;
+}
+
+// Each look costs a wake-up on a processor that the program may want, so looks are as rare as the
+// rings allow: often when records begin to come, then less often while little has come together.
+std::chrono::microseconds Collector::pause_after(Load load, std::chrono::microseconds pause) {
+  switch (load) {
+    case Load::kMuch:
+      return std::max(pause / 2, kShortestPause);
+    case Load::kSome:
+      return pause > kLongestBusyPause ? kShortestPause
+                                       : std::min(pause + pause / 8, kLongestBusyPause);
+    default:
+      return std::min(pause * 2, kLongestPause);
+  }
 }
 
 void Collector::run() {
@@ -208,13 +232,13 @@ void Collector::run() {
   auto pause = kLongestPause;
   std::unique_lock lock(mutex_);
   while (!ending_) {
-    size_t count = 0;
-    for (const auto& [id, source] : sources_) count += drain(source.get());
+    Load load = Load::kNone;
+    for (const auto& [id, source] : sources_) load = std::max(load, drain(source.get()));
     if (sources_.empty()) {
       wake_.wait(lock, [this] { return ending_ || !sources_.empty(); });
       continue;
     }
-    pause = count > 0 ? kShortestPause : std::min(pause * 2, kLongestPause);
+    pause = pause_after(load, pause);
     wake_.wait_for(lock, pause, [this] { return ending_; });
   }
 }

@@ -4,6 +4,7 @@
 // often while records come and seldom while none do. JavaScript is not involved.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <map>
@@ -55,11 +56,14 @@ class Collector {
     std::vector<rt_ring_cursor> cursors;  // one per ring
     std::vector<uint64_t> lost_seen;
     std::vector<std::shared_ptr<fuse::Stream>> full, bare;
+    std::string line_begin, line_rest;   // what every line of a round begins with
     std::string full_lines, bare_lines;  // of one round
   };
+  enum class Load : uint8_t { kNone, kSome, kMuch };  // what a look at the rings found
   Collector();
   void run();
-  static size_t drain(Source* source);
+  static Load drain(Source* source);
+  static std::chrono::microseconds pause_after(Load load, std::chrono::microseconds pause);
   static int take_record(void* arg, const void* data, uint32_t len);
   static void find_streams(Source* source);
   static void report_lost(Source* source, uint32_t ring);

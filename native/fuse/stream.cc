@@ -9,6 +9,16 @@
 
 namespace bpftime::fuse {
 
+namespace {
+
+uint64_t count_lines(std::string_view text) {
+  uint64_t count = 0;
+  for (size_t at = 0; (at = text.find('\n', at)) != std::string_view::npos; ++at) ++count;
+  return count;
+}
+
+}  // namespace
+
 Waker::Waker() : fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
 Waker::~Waker() { ::close(fd_); }
@@ -45,9 +55,7 @@ void Stream::drop_oldest() {
   // The cut moves forward to the next line start; the last line always stays whole.
   size_t start = cut == 0 ? 0 : buf_.find('\n', cut - 1);
   start = start == std::string::npos ? buf_.size() : start + 1;
-  dropped_lines_ +=
-      static_cast<uint64_t>(std::count(buf_.begin() + static_cast<ptrdiff_t>(head_),
-                                       buf_.begin() + static_cast<ptrdiff_t>(start), '\n'));
+  dropped_lines_ += count_lines(std::string_view(buf_).substr(head_, start - head_));
   first_offset_ += start - head_;
   head_ = start;
   if (head_ >= max_bytes_ || head_ == buf_.size()) {  // amortised: each byte moves at most once
@@ -89,7 +97,7 @@ std::string Stream::read(StreamCursor* cursor, size_t max_bytes) {
   if (last_newline != std::string_view::npos) piece = piece.substr(0, last_newline + 1);
   out += piece;
   cursor->offset += piece.size();
-  cursor->line_count += static_cast<uint64_t>(std::count(piece.begin(), piece.end(), '\n'));
+  cursor->line_count += count_lines(piece);
   cursor->mid_line = piece.back() != '\n';
   return out;
 }

@@ -4,7 +4,7 @@ import { Btf } from '../../src/bpf/btf.js';
 import { encodeValue } from '../../src/bpf/encode.js';
 import { parseEntry, showEntries } from '../../src/bpf/entries.js';
 import { formatValue } from '../../src/bpf/format.js';
-import { compilePlan, encodePlan, type Plan } from '../../src/bpf/plan.js';
+import { compilePlan, encodePlan, type Plan, PlanCode, planRest } from '../../src/bpf/plan.js';
 import { planOfRecord } from '../../src/bpf/record-plan.js';
 import { TextReader } from '../../src/bpf/text-value.js';
 import { type BpfObjectInfo, native } from '../../src/native.js';
@@ -31,6 +31,27 @@ function format(t: Test, plan: Plan, record: Buffer): string {
   t.equal(native.bpfFormatRecord(encodePlan(plan), record), text, `native agrees on ${text}`);
   return text;
 }
+
+// Native looks at eight bytes at a time: every byte that matters at every place of a word.
+t.test('text', async (t) => {
+  const plan: Plan = {
+    ops: [PlanCode.chars, 0, planRest, 0],
+    tables: [],
+    strings: '',
+    sizeBytes: 20,
+  };
+  const encoded = encodePlan(plan);
+  const wrong: string[] = [];
+  for (let place = 0; place < 20; place++) {
+    for (let byte = 0; byte < 256; byte++) {
+      const record = Buffer.alloc(20, 'x');
+      record[place] = byte;
+      const text = formatValue(plan, record);
+      if (native.bpfFormatRecord(encoded, record) !== text) wrong.push(`${place} ${byte} ${text}`);
+    }
+  }
+  t.same(wrong, []);
+});
 
 t.test('types', async (t) => {
   const object = await native.bpfLoad({ name: 'types', bytes: compileBpf('types') });
