@@ -1,7 +1,7 @@
 // Runs the test programs (compiled TypeScript and native mains; all print TAP), one after another
 // because most of them operate on live processes, and closes with `N passed, N failed, N skipped`.
 // Whatever a test leaves behind (a mount, a process, a file) is a failure. Usage: run-tests
-// [PATTERN]
+// [PATTERN...]
 import { spawn } from 'node:child_process';
 import {
   chmodSync,
@@ -102,11 +102,11 @@ async function leftovers(marker: string, tmp: string): Promise<string[]> {
   ];
 }
 
-const pattern = process.argv[2] ?? '';
+const patterns = process.argv.length > 2 ? process.argv.slice(2) : [''];
 const files = [
   ...walk(join(root, 'build/test-native'), (p) => /_test$/.test(p) && isExecutable(p)),
   ...walk(join(root, 'dist/test'), (p) => p.endsWith('.test.js')),
-].filter((path) => relative(root, path).includes(pattern));
+].filter((path) => patterns.some((pattern) => relative(root, path).includes(pattern)));
 
 const total = { passed: 0, failed: 0, skipped: 0 };
 const failures: string[] = [];
@@ -142,7 +142,7 @@ if (process.env['CI'] && total.skipped > 0) {
 }
 if (files.length === 0) {
   total.failed++;
-  console.log(`no test file matches '${pattern}'`);
+  console.log(`no test file matches '${patterns.join(' ')}'`);
 }
 if (failures.length > 0) console.log(`failed: ${failures.join(' ')}`);
 console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);

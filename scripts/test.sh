@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `npm test`: builds, checks the style, runs every test, and fails on anything left behind.
-# Runnable by hand; `bash scripts/test.sh PATTERN` runs only test files whose path contains it.
+# By hand: `bash scripts/test.sh PATTERN...` runs only the test files whose path contains one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 uname -a
