@@ -263,6 +263,12 @@ export interface HookCounters {
   sampledTicks: bigint;
 }
 
+/** Returns that exceptions, forced unwinds and longjmp cut short. */
+export interface UnwoundReturns {
+  total: bigint;
+  hooks: { hookId: number; count: bigint }[];
+}
+
 /** Where bytes lie in a journal. */
 export type KeptBytes = { at: number; size: number };
 
@@ -341,8 +347,8 @@ export interface NativeTarget {
   targetDropBytes(session: number, kept: KeptBytes): Promise<void>;
   targetKeptBytes(session: number, kept: KeptBytes): Promise<Buffer>;
   targetCounters(session: number): Promise<HookCounters[]>;
-  /** Returns cut short by exceptions or forced unwinds, where return addresses are replaced. */
-  targetUnwound(session: number): Promise<bigint>;
+  /** Returns cut short, where return addresses are replaced: `hooks` has those that can tell. */
+  targetUnwound(session: number): Promise<UnwoundReturns>;
   targetPatches(session: number): Promise<PatchInfo[]>;
   /** TSC ticks per nanosecond, measured since the addon was loaded. */
   targetTicksPerNs(): number;

@@ -12,7 +12,7 @@
 #include "runtime.h"
 
 #define AGENT_MAGIC 0x656d69746670625full
-#define AGENT_V2 2u
+#define AGENT_V3 3u
 #define AGENT_HELPERS_MAX 256u
 
 struct agent_header {
@@ -58,6 +58,8 @@ struct shadow_entry {
   u64 return_point; /* where the hijacked function returns to instead: what *slot holds */
 };
 #define SHADOW_DEPTH 512u
+/* Behind the stacks: for each site the returns that were cut short, by site_id % UNWOUND_SITES. */
+#define UNWOUND_SITES (1u << 18)
 #define SHADOW_SWEEP_FIRST 64u
 #define SHADOW_THREADS 4096u
 /* Index of the first look: (thread_key >> 6) * SHADOW_HASH >> 52. Trampolines look there, too. */
@@ -66,20 +68,22 @@ struct shadow_entry {
 struct shadow_stack {
   u64 thread_key; /* fs base of the owner, 1 when that is 0; 0: unused */
   u64 depth;
-  u64 sweep_at; /* depth at which entries of vanished frames are looked for */
+  u64 sweep_at; /* depth at which entries of vanished frames are looked for; the daemon writes 0
+                   to have them counted at the next push */
   u64 sweeping; /* 1 while entries move: a signal handler must not move them as well */
   u64 reserved[4];
   struct shadow_entry entries[SHADOW_DEPTH];
 };
 ABI_ASSERT(sizeof(struct shadow_stack) == 64 + 32 * SHADOW_DEPTH, "the daemon walks these");
+#define SHADOWS_BYTES (sizeof(struct shadow_stack) * SHADOW_THREADS + 8 * (u64)UNWOUND_SITES)
 
 struct go_move;
 struct agent_state {
-  u32 version; /* AGENT_V2 */
+  u32 version; /* AGENT_V3 */
   u32 reserved;
-  struct shadow_stack *shadows; /* SHADOW_THREADS of them; null until the first return probe */
+  struct shadow_stack *shadows; /* SHADOWS_BYTES; null until the first return probe */
   u64 shadow_misses;            /* returns not followed: stack or table full */
-  u64 unwound;                  /* returns cut short by an exception or a forced unwind */
+  u64 unwound;                  /* returns cut short by an exception, a forced unwind or longjmp */
   struct load_gate *gate; /* shared with the daemon; null until something waits for a module */
   const struct go_move *go_resumes; /* from originals to copies */
   u64 go_resume_count;
@@ -93,7 +97,7 @@ struct agent_state {
 /* How a process that loads or unloads modules lets the daemon put its probes in before any code of
  * them runs. A page shared with the daemon; every u32 of it but `wanted` may be a futex. */
 struct load_gate {
-  u32 version;      /* AGENT_V2 */
+  u32 version;      /* AGENT_V3 */
   u32 wanted;       /* daemon: 1 while something waits for a module; else nobody is told */
   u32 event;        /* agent: how often the loader changed its list of modules */
   u32 seen;         /* daemon: the last event that it woke up for, written at once */
@@ -137,7 +141,7 @@ struct map_request {
 #define MAP_BATCH_MAX 64u
 #define MAP_BATCH_FDS_MAX 64u
 struct map_batch {
-  u32 version; /* AGENT_V2 */
+  u32 version; /* AGENT_V3 */
   u32 count;
   s32 sockets[2]; /* made by the agent; the daemon sends the descriptors into sockets[0]'s peer */
   u32 fd_count;

@@ -211,8 +211,18 @@ Napi::Value target_unwound(const Napi::CallbackInfo& info) {
   return run(info.Env(), [id](Answer* answer) {
     const Session* session = session_of(id, answer);
     if (session == nullptr) return;
-    answer->value = [count = session->unwound()](Napi::Env env) {
-      return Napi::BigInt::New(env, count);
+    answer->value = [unwound = session->unwound()](Napi::Env env) {
+      Napi::Array hooks = Napi::Array::New(env, unwound.hooks.size());
+      for (uint32_t i = 0; i < unwound.hooks.size(); ++i) {
+        Napi::Object one = Napi::Object::New(env);
+        one.Set("hookId", Napi::Number::New(env, unwound.hooks[i].first));
+        one.Set("count", Napi::BigInt::New(env, unwound.hooks[i].second));
+        hooks.Set(i, one);
+      }
+      Napi::Object out = Napi::Object::New(env);
+      out.Set("total", Napi::BigInt::New(env, unwound.total));
+      out.Set("hooks", hooks);
+      return out;
     };
   });
 }

@@ -149,16 +149,26 @@ static u64 held_in_slot(const struct shadow_stack* shadow, u64 i) {
   return rt_read_user(&now, slot, sizeof now) == 0 ? now : 0;
 }
 
+/* A frame of this entry ended, or will end, without a return that its probes see. */
+static void count_unwound(const struct shadow_entry* entry) {
+  u64* by_site = (u64*)(agent_state.shadows + SHADOW_THREADS);
+  __atomic_fetch_add(&by_site[entry->site_id % UNWOUND_SITES], 1, __ATOMIC_RELAXED);
+  __atomic_fetch_add(&agent_state.unwound, 1, __ATOMIC_RELAXED);
+}
+
 /* Drops entries of frames that are gone without returning (longjmp, a destroyed coroutine). A live
  * hijacked frame has our return point in its slot; a slot that holds something else, or is no
  * longer mapped, belongs to nobody. Comparing addresses would not do: another coroutine's stack may
- * lie anywhere. Reads cost a system call each, so this runs only when the stack has doubled. */
+ * lie anywhere. Reads cost a system call each, so this runs only when the stack has doubled, or
+ * when somebody looks at what was cut short. */
 static void sweep(struct shadow_stack* shadow) {
   if (__atomic_exchange_n(&shadow->sweeping, 1, __ATOMIC_ACQ_REL) != 0) return;
   for (u64 i = shadow->depth; i > 0; --i) {
     struct shadow_entry* entry = &shadow->entries[i - 1];
     if (entry->slot >= RESERVED_SLOT) continue;
-    if (held_in_slot(shadow, i - 1) != entry->return_point) entry->slot = FREE_SLOT;
+    if (held_in_slot(shadow, i - 1) == entry->return_point) continue;
+    entry->slot = FREE_SLOT;
+    count_unwound(entry);
   }
   u64 kept = 0;
   for (u64 i = 0; i < shadow->depth; ++i) {
@@ -252,7 +262,7 @@ u64 agent_restore_returns(struct probe_frame* frame) {
     if (rt_read_user(&now, entry->slot, sizeof now) != 0) now = 0;
     if (now == entry->return_point) *(u64*)entry->slot = entry->return_addr;
     entry->slot = FREE_SLOT;
-    __atomic_fetch_add(&agent_state.unwound, 1, __ATOMIC_RELAXED);
+    count_unwound(entry);
   }
   u64 depth = shadow->depth;
   while (depth > 0 && shadow->entries[depth - 1].slot == FREE_SLOT) --depth;

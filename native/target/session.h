@@ -96,6 +96,13 @@ struct HookCounters {
   uint64_t sampled_ticks = 0;
 };
 
+/// Returns of which replaced return addresses saw nothing, because the frame ended, or was passed,
+/// by an exception, a forced unwind or longjmp.
+struct UnwoundReturns {
+  uint64_t total = 0;                                // since the process was entered
+  std::vector<std::pair<uint32_t, uint64_t>> hooks;  // id, count; of hooks that can tell
+};
+
 /// One diverted place in the text: a site's entry, or one of its exits.
 struct PatchInfo {
   uint64_t addr = 0;  // of the site that it belongs to
@@ -174,9 +181,9 @@ class Session {
   Result<std::vector<uint8_t>> kept_bytes(uint64_t off, uint64_t bytes);
 
   [[nodiscard]] std::vector<HookCounters> counters() const;
-  /// Returns that were cut short by an exception or a forced unwind, where return addresses are
-  /// replaced.
-  [[nodiscard]] uint64_t unwound() const;
+  /// Returns that were cut short, where return addresses are replaced. What longjmp cut short is
+  /// counted when its thread next calls a probed function after a call of this.
+  [[nodiscard]] UnwoundReturns unwound() const;
   [[nodiscard]] std::vector<PatchInfo> patch_infos() const;
   [[nodiscard]] std::shared_ptr<MapObject> log_map() const { return log_; }
   [[nodiscard]] pid_t pid() const { return pid_; }
@@ -221,10 +228,11 @@ class Session {
   };
   struct Hook {
     HookRequest request;
-    uint64_t slot = 0;     // holds the entry address of the program
-    uint64_t entry = 0;    // what it holds while the hook is on
-    uint32_t stat = 0;     // index in the arena's hook_stats
-    bool stubbed = false;  // the slot leads to nothing, and threads may be reading it
+    uint64_t slot = 0;            // holds the entry address of the program
+    uint64_t entry = 0;           // what it holds while the hook is on
+    uint32_t stat = 0;            // index in the arena's hook_stats
+    bool stubbed = false;         // the slot leads to nothing, and threads may be reading it
+    uint64_t unwound_before = 0;  // of its site, when the hook came
   };
   // Where a head can lead. Written once, before the head leads there; no body: not any more.
   struct Lane {
@@ -401,7 +409,14 @@ class Session {
   Result<void> check_program() const;
   [[nodiscard]] uint64_t agent_fn(uint32_t off) const { return agent_ + off; }
   [[nodiscard]] pid_t any_thread() const;
+  // A thread's shadow stack that is in use, and how many entries it has.
+  struct ShadowHead {
+    uint64_t addr = 0;
+    uint32_t count = 0;
+  };
+  [[nodiscard]] std::vector<ShadowHead> shadow_heads() const;
   [[nodiscard]] std::set<uint32_t> live_return_sites() const;
+  [[nodiscard]] uint64_t unwound_at(const Site& site) const;
   void retire(const Site& site, uint64_t addr, uint64_t bytes);
   void retire_hook(const Site& site, const Hook& hook);
   void retire_patch(const Site& site, const Patch& patch);

@@ -336,12 +336,6 @@ std::vector<HookCounters> Session::counters() const {
   return out;
 }
 
-uint64_t Session::unwound() const {
-  agent_state state{};
-  const Result<void> read = get(agent_ + header_.state_off, &state, sizeof state);
-  return read.ok() ? state.unwound : 0;
-}
-
 const char* Session::form_name(const Patch& patch) {
   switch (patch.plan.form) {
     case rewrite::SiteForm::kShort:

@@ -186,7 +186,7 @@ Result<std::shared_ptr<MapObject>> Session::create_log() {
 
 Result<void> Session::install_agent(const std::function<bool()>& still_allowed) {
   memcpy(&header_, bpftime_agent_blob, sizeof header_);
-  if (header_.magic != AGENT_MAGIC || header_.version != AGENT_V2) {
+  if (header_.magic != AGENT_MAGIC || header_.version != AGENT_V3) {
     return fail(EIO, "the agent blob does not match the daemon");
   }
   agent_bytes_ = header_.data_off + header_.data_bytes;
@@ -283,7 +283,7 @@ Result<void> Session::fill_environment(uint64_t fs_base) {
   env.pid_cached = 1;
   env.ns_tag = ns_tag_;
   agent_state state{};
-  state.version = AGENT_V2;
+  state.version = AGENT_V3;
   const JournalOwner us = JournalOwner::ourselves();
   state.owner_start = us.start_time;
   state.owner_tracer = us.tracer;
@@ -320,7 +320,7 @@ Result<void> Session::map_all(std::vector<MapWant>* wants) {
 
 Result<void> Session::run_batch(RemoteThread* thread, MapWant* wants, size_t count) {
   map_batch batch{};
-  batch.version = AGENT_V2;
+  batch.version = AGENT_V3;
   batch.count = static_cast<u32>(count);
   int fds[MAP_BATCH_FDS_MAX];
   for (size_t i = 0; i < count; ++i) {
@@ -509,7 +509,7 @@ Result<void> Session::leave() {
   }
   ranges.insert(ranges.end(), orphans_.begin(), orphans_.end());
   if (shadows_ != 0) {
-    ranges.emplace_back(shadows_, shadows_ + sizeof(shadow_stack) * SHADOW_THREADS);
+    ranges.emplace_back(shadows_, shadows_ + SHADOWS_BYTES);
   }
   if (gate_ != 0) ranges.emplace_back(gate_, gate_ + ABI_PAGE_BYTES);
   auto thread = RemoteThread::stop(pid_, any_thread());
@@ -526,41 +526,6 @@ Result<void> Session::leave() {
     if (!unmapped) return unmapped.error();
   }
   return {};
-}
-
-// Sites of functions that will return to us: alive is an entry whose slot still holds our address.
-std::set<uint32_t> Session::live_return_sites() const {
-  std::set<uint32_t> sites;
-  if (shadows_ == 0) return sites;
-  // Only the first words of each stack tell, and most were never touched.
-  constexpr size_t kAtOnce = 1024;  // IOV_MAX
-  constexpr size_t kHeadBytes = offsetof(shadow_stack, sweep_at);
-  std::vector<std::array<uint64_t, kHeadBytes / 8>> heads(SHADOW_THREADS);
-  for (size_t first = 0; first < SHADOW_THREADS; first += kAtOnce) {
-    std::vector<iovec> remote;
-    for (size_t i = first; i < first + kAtOnce; ++i) {
-      remote.push_back({reinterpret_cast<void*>(shadows_ + i * sizeof(shadow_stack)), kHeadBytes});
-    }
-    const iovec local{heads[first].data(), kAtOnce * kHeadBytes};
-    static_cast<void>(process_vm_readv(any_thread(), &local, 1, remote.data(), remote.size(), 0));
-  }
-  std::vector<shadow_entry> entries(SHADOW_DEPTH);
-  for (size_t i = 0; i < SHADOW_THREADS; ++i) {
-    const auto [key, depth] = heads[i];
-    const size_t count = std::min<uint64_t>(depth, SHADOW_DEPTH);
-    const uint64_t at = shadows_ + i * sizeof(shadow_stack) + offsetof(shadow_stack, entries);
-    if (key == 0 || count == 0 || !get(at, entries.data(), count * sizeof(shadow_entry)).ok()) {
-      continue;
-    }
-    for (size_t e = 0; e < count; ++e) {
-      uint64_t now = 0;
-      if (entries[e].slot != ~uint64_t{0} && get(entries[e].slot, &now, sizeof now).ok() &&
-          now == entries[e].return_point) {
-        sites.insert(static_cast<uint32_t>(entries[e].site_id));
-      }
-    }
-  }
-  return sites;
 }
 
 }  // namespace bpftime::target

@@ -76,6 +76,9 @@ Result<void> Session::inherit(const Session& parent) {
     step = restore_site(site);
     if (!step) return step;
   }
+  for (const auto& [addr, site] : sites_) {
+    for (Hook& hook : site->hooks) hook.unwound_before = unwound_at(*site);
+  }
   // Modules that the child loads are not the parent's business.
   const uint64_t none = 0;
   step = put(agent_ + header_.state_off + offsetof(agent_state, gate), &none, sizeof none);

@@ -57,6 +57,7 @@ std::vector<HookState> Session::hook_states(const std::vector<Hook>& hooks) {
     state.slot = hook.slot;
     state.entry = hook.entry;
     state.stat = hook.stat;
+    state.unwound_before = hook.unwound_before;
     states.push_back(state);
   }
   return states;

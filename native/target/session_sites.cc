@@ -131,8 +131,7 @@ Result<void> Session::ensure_shadows() {
     return fail(EOPNOTSUPP, "this processor or kernel has no rdfsbase: no return probes");
   }
   std::vector<MapWant> wants;
-  wants.push_back(
-      MapWant::anon(sizeof(shadow_stack) * SHADOW_THREADS, PROT_READ | PROT_WRITE, MAP_NORESERVE));
+  wants.push_back(MapWant::anon(SHADOWS_BYTES, PROT_READ | PROT_WRITE, MAP_NORESERVE));
   const Result<void> mapped = map_all(&wants);
   if (!mapped) return mapped;
   shadows_ = wants[0].addr;
@@ -277,6 +276,7 @@ Result<void> Session::choose_hooks(Change* change) {
       hook.entry = same->entry;
       hook.stat = same->stat;
       hook.stubbed = same->stubbed;
+      hook.unwound_before = same->unwound_before;
       change->dropped.erase(same);
     } else {
       const Result<uint64_t> slot = allocate(site->arena, 8);
@@ -285,6 +285,7 @@ Result<void> Session::choose_hooks(Change* change) {
       const auto stat = site->arena->take_stats();
       if (!stat) return fail(ENOSPC, "too many hooks in one address neighbourhood");
       hook.stat = *stat;
+      hook.unwound_before = unwound_at(*site);
     }
     change->hooks.push_back(hook);
   }

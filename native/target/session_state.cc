@@ -133,7 +133,7 @@ void fields(A& a, LaneState& l) {
 template <typename A>
 void fields(A& a, HookState& h) {
   a(h.hook_id, h.prog_id, h.kind, h.on_return, h.enabled, h.stubbed, h.cookie, h.slot, h.entry,
-    h.stat);
+    h.stat, h.unwound_before);
 }
 template <typename A>
 void fields(A& a, PatchState& p) {
@@ -244,7 +244,7 @@ bool check_change(const ChangeState& change, const SessionState& state) {
 
 bool check(const SessionState& state) {
   const agent_header& header = state.header;
-  if (header.magic != AGENT_MAGIC || header.version != AGENT_V2) return false;
+  if (header.magic != AGENT_MAGIC || header.version != AGENT_V3) return false;
   if (!is_range(state.agent, state.agent_bytes)) return false;
   if (uint64_t{header.data_off} + header.data_bytes != state.agent_bytes) return false;
   for (const u32 off : {header.env_off, header.state_off, header.map_batch, header.push_return,

@@ -42,6 +42,7 @@ struct HookState {
   bool on_return = false, enabled = true, stubbed = false;
   uint64_t cookie = 0, slot = 0, entry = 0;
   uint32_t stat = 0;
+  uint64_t unwound_before = 0;
 };
 struct PatchState {
   uint64_t site = 0;

@@ -120,6 +120,13 @@ function pendingText(process: EnteredProcess, hook: PendingHook): string {
   ]);
 }
 
+/** Returns of a hook that were cut short; `-` where nobody can tell (exit_form ret, entries). */
+async function unwoundOf(process: EnteredProcess, hook: Hook): Promise<bigint | string> {
+  if (hook.exitForm !== 'balanced') return '-';
+  const { hooks } = await native.targetUnwound(process.session);
+  return hooks.find((one) => one.hookId === hook.id)?.count ?? 0n;
+}
+
 async function hookText(engine: AttachEngine, context: Context): Promise<string> {
   const { process, hook, pending } = hookOf(engine, context);
   if (!hook) return pendingText(process, pending!);
@@ -136,6 +143,7 @@ async function hookText(engine: AttachEngine, context: Context): Promise<string>
     ['exit_form', hook.exitForm ?? '-'],
     ['hits', figures?.hits ?? 0n],
     ['missed', figures?.missed ?? 0n],
+    ['unwound', await unwoundOf(process, hook)],
     ['avg_ns', shownAverage(figures)],
   ]);
 }

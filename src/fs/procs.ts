@@ -24,7 +24,7 @@ const hex = (value: bigint) => `0x${value.toString(16)}`;
 async function infoText(engine: AttachEngine, pid: Pid): Promise<string> {
   const facts = readFacts(pid);
   const entered = engine.process(pid);
-  const unwound = entered ? await native.targetUnwound(entered.session).catch(() => 0n) : 0n;
+  const unwound = entered && (await native.targetUnwound(entered.session).catch(() => undefined));
   return keyedLines([
     ['pid', pid],
     ['comm', facts.comm],
@@ -43,7 +43,7 @@ async function infoText(engine: AttachEngine, pid: Pid): Promise<string> {
     ['sites', entered?.sites.size ?? 0],
     ['reads', entered?.reads ?? 'none'],
     ['follow', engine.lineage.followOf(pid)],
-    ['unwound', unwound],
+    ['unwound', unwound?.total ?? 0n],
     ...(await coverageLines(pid)),
   ]);
 }
