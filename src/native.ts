@@ -280,6 +280,7 @@ export interface AdoptedSession {
   /** False: its maps may not be opened, or another build made it. It can only be taken out. */
   canKeep: boolean;
   guardArmed: boolean;
+  noStop: boolean;
   notes: Buffer;
   maps: { former: number; id: number }[];
   sites: SiteWish[];
@@ -300,10 +301,9 @@ export interface NativeTarget {
    * the address that caused it.
    */
   targetApply(session: number, sites: SiteWish[]): Promise<ApplyReport>;
-  /**
-   * Can the returns of a function be caught where its `ret`s stand? Resolves with their number,
-   * rejects with EOPNOTSUPP and the reason.
-   */
+  /** From now on changes that would stop all threads are refused, and others made by one byte. */
+  targetSetNoStop(session: number, on: boolean): Promise<void>;
+  /** How many `ret`s of a function can be caught where they stand; EOPNOTSUPP says why not. */
   targetCheckExits(
     session: number,
     functionAddr: bigint,

@@ -84,7 +84,7 @@ Napi::Object site_object(Napi::Env env, const SiteRequest& site) {
 struct Adopted {
   uint32_t id = 0, log_map = 0;
   double enter_ns = 0;
-  bool can_keep = false, guard_armed = false;
+  bool can_keep = false, guard_armed = false, no_stop = false;
   std::vector<uint8_t> notes;
   IdPairs maps;
   std::vector<SiteRequest> sites;
@@ -96,6 +96,7 @@ struct Adopted {
     out.Set("enterNs", Napi::Number::New(env, enter_ns));
     out.Set("canKeep", can_keep);
     out.Set("guardArmed", guard_armed);
+    out.Set("noStop", no_stop);
     out.Set("notes", Napi::Buffer<uint8_t>::Copy(env, notes.data(), notes.size()));
     Napi::Array pairs = Napi::Array::New(env, maps.size());
     for (uint32_t i = 0; i < maps.size(); ++i) {
@@ -122,6 +123,7 @@ Napi::Value target_adopt(const Napi::CallbackInfo& info) {
     adopted.enter_ns = static_cast<double>(session.value()->enter_ns());
     adopted.can_keep = session.value()->can_keep();
     adopted.guard_armed = session.value()->guard_armed();
+    adopted.no_stop = session.value()->no_stop();
     adopted.notes = session.value()->notes();
     adopted.maps = session.value()->adopted_maps();
     adopted.sites = session.value()->site_requests();

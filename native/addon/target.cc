@@ -107,6 +107,14 @@ Napi::Value target_apply(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value target_set_no_stop(const Napi::CallbackInfo& info) {
+  const uint32_t id = info[0].As<Napi::Number>().Uint32Value();
+  const bool on = info[1].As<Napi::Boolean>().Value();
+  return run(info.Env(), [id, on](Answer* answer) {
+    if (Session* session = session_of(id, answer)) session->set_no_stop(on);
+  });
+}
+
 Napi::Value target_check_exits(const Napi::CallbackInfo& info) {
   const uint32_t id = info[0].As<Napi::Number>().Uint32Value();
   bool lossless = false;
@@ -327,6 +335,7 @@ void init_target(Napi::Env env, Napi::Object exports) {
   exports.Set("targetApply", Napi::Function::New<target_apply>(env));
   exports.Set("targetArmGuard", Napi::Function::New<target_arm_guard>(env));
   exports.Set("targetDisarmGuard", Napi::Function::New<target_disarm_guard>(env));
+  exports.Set("targetSetNoStop", Napi::Function::New<target_set_no_stop>(env));
   exports.Set("targetCheckExits", Napi::Function::New<target_check_exits>(env));
   exports.Set("targetOnLoads", Napi::Function::New<target_on_loads>(env));
   exports.Set("targetWantLoads", Napi::Function::New<target_want_loads>(env));

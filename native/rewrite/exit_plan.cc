@@ -60,9 +60,23 @@ Result<SitePlan> plan_exit(const FunctionView& function, size_t index, uint32_t 
   return plan;
 }
 
-}  // namespace
+Result<SitePlan> plan_one_byte_exit(const FunctionView& function, size_t index) {
+  const Insn& ret = function.insns[index];
+  SitePlan plan;
+  plan.form = SiteForm::kOneByte;
+  plan.falls_through = false;
+  plan.first = static_cast<uint32_t>(index);
+  plan.count = 1;
+  plan.site = function.addr + ret.off;
+  plan.window = ret.len;
+  if (ret.off + kJumpBytes > function.bytes.size()) {
+    return fail(EOPNOTSUPP, "the mapping ends behind a return");
+  }
+  return plan;
+}
 
-Result<ExitPlan> plan_exits(const FunctionView& function, const SitePlan& entry) {
+// Every way out is a `ret` that can be seen.
+Result<void> leaves_by_ret(const FunctionView& function) {
   if (function.decoded_end < function.size) {
     return fail(EOPNOTSUPP, "part of the function cannot be decoded, so a return may be hidden");
   }
@@ -70,6 +84,18 @@ Result<ExitPlan> plan_exits(const FunctionView& function, const SitePlan& entry)
     return fail(EOPNOTSUPP, "a jump table of the function could not be read");
   }
   if (function.has_tail_jump) return fail(EOPNOTSUPP, "it leaves by a jump to another function");
+  if (std::any_of(function.insns.begin(), function.insns.end(),
+                  [](const Insn& insn) { return insn.is_ret && insn.is_far_ret; })) {
+    return fail(EOPNOTSUPP, "it returns by iret or a far return");
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<ExitPlan> plan_exits(const FunctionView& function, const SitePlan& entry) {
+  const Result<void> visible = leaves_by_ret(function);
+  if (!visible) return visible.error();
   ExitPlan plan;
   const size_t entry_last = entry.first + entry.count - 1;
   uint32_t floor =
@@ -77,7 +103,6 @@ Result<ExitPlan> plan_exits(const FunctionView& function, const SitePlan& entry)
   for (size_t i = 0; i < function.insns.size(); ++i) {
     const Insn& insn = function.insns[i];
     if (!insn.is_ret) continue;
-    if (insn.is_far_ret) return fail(EOPNOTSUPP, "it returns by iret or a far return");
     if (i == entry_last && entry.count > 0) {
       if (entry.loops_to_site) return fail(EOPNOTSUPP, "it jumps back to its first bytes");
       plan.in_entry = true;
@@ -87,6 +112,25 @@ Result<ExitPlan> plan_exits(const FunctionView& function, const SitePlan& entry)
     if (!exit) return exit.error();
     plan.exits.push_back(exit.value());
     floor = static_cast<uint32_t>(exit.value().site + exit.value().window - function.addr);
+  }
+  if (plan.exits.empty() && !plan.in_entry) return fail(EOPNOTSUPP, "it never returns");
+  return plan;
+}
+
+Result<ExitPlan> plan_one_byte_exits(const FunctionView& function, const SitePlan& entry) {
+  const Result<void> visible = leaves_by_ret(function);
+  if (!visible) return visible.error();
+  ExitPlan plan;
+  for (size_t i = 0; i < function.insns.size(); ++i) {
+    if (!function.insns[i].is_ret) continue;
+    if (function.addr + function.insns[i].off == entry.site) {
+      if (entry.loops_to_site) return fail(EOPNOTSUPP, "it jumps back to its first bytes");
+      plan.in_entry = true;
+      continue;
+    }
+    const Result<SitePlan> exit = plan_one_byte_exit(function, i);
+    if (!exit) return exit.error();
+    plan.exits.push_back(exit.value());
   }
   if (plan.exits.empty() && !plan.in_entry) return fail(EOPNOTSUPP, "it never returns");
   return plan;

@@ -23,6 +23,9 @@ struct ExitPlan {
 /// room, EBUSY when a breakpoint of somebody else is there.
 Result<ExitPlan> plan_exits(const FunctionView& function, const SitePlan& entry);
 
+/// The same for changes under running threads: only the `ret` itself moves (SiteForm::kOneByte).
+Result<ExitPlan> plan_one_byte_exits(const FunctionView& function, const SitePlan& entry);
+
 /// The instructions in front of an exit's `ret`, for execution at `dest`. See relocate().
 Result<RelocatedCode> relocate_exit_prefix(const FunctionView& function, const SitePlan& exit,
                                            uint64_t dest);

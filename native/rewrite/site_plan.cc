@@ -312,6 +312,22 @@ Result<std::vector<SitePlan>> plan_forms(const FunctionView& function, uint64_t 
   return forms;
 }
 
+Result<SitePlan> plan_one_byte(const FunctionView& function, uint64_t addr) {
+  const Result<SitePlan> start = plan_start(function, addr);
+  if (!start) return start;
+  SitePlan plan = start.value();
+  const Insn& insn = function.insns[plan.first];
+  if (insn.is_trap) return fail(EBUSY, "a breakpoint is set there by somebody else");
+  plan.count = 1;
+  plan.window = insn.len;
+  plan.falls_through = !insn.ends_flow;
+  if (plan.site + kJumpBytes - function.addr > function.bytes.size()) {
+    return fail(EOPNOTSUPP, "the mapping ends within the first bytes");
+  }
+  plan.form = SiteForm::kOneByte;
+  return plan;
+}
+
 FunctionView window_view(const FunctionView& function, const SitePlan& plan) {
   FunctionView view;
   const uint32_t begin = static_cast<uint32_t>(plan.site - function.addr);

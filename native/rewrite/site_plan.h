@@ -27,8 +27,14 @@ struct RelocatedCode {
 
 /// kJump: e9 rel32. kShort: eb rel8 to padding that holds the long jump. kPunned: e9 rel32 whose
 /// last bytes are those of the instructions behind the window, unchanged; where it leads is given
-/// by them, and code must be put there.
-enum class SiteForm : uint8_t { kJump, kShort, kPunned };
+/// by them, and code must be put there. kOneByte: the same with nothing but the e9 written over
+/// the first instruction: threads may run meanwhile.
+enum class SiteForm : uint8_t { kJump, kShort, kPunned, kOneByte };
+
+/// Code must be put where the jump leads.
+constexpr bool has_landing(SiteForm form) {
+  return form == SiteForm::kPunned || form == SiteForm::kOneByte;
+}
 
 struct SitePlan {
   SiteForm form = SiteForm::kJump;
@@ -57,6 +63,10 @@ Result<SitePlan> plan_site(const FunctionView& function, uint64_t addr);
 /// punned jump. Which of them the address space has room for is the caller's to find out.
 /// Fails as plan_site() does when there is none.
 Result<std::vector<SitePlan>> plan_forms(const FunctionView& function, uint64_t addr);
+
+/// The form that is set and taken back under running threads: one instruction of any length whose
+/// first byte becomes e9. Fails as plan_site() does.
+Result<SitePlan> plan_one_byte(const FunctionView& function, uint64_t addr);
 
 /// The window's instructions alone, as a function of their own that begins at the site: with it
 /// and the plan (whose `first` is 0 then) the rest of the function need not be remembered.

@@ -21,6 +21,8 @@ constexpr uint64_t kReach = (uint64_t{1} << 31) - (uint64_t{1} << 20);
 constexpr uint64_t kMinAddr = 0x10000;             // vm.mmap_min_addr's usual value
 constexpr uint64_t kMaxAddr = 0x7ffffffff000;      // end of user space, 4-level paging
 constexpr uint64_t kHeapRoom = uint64_t{1} << 30;  // below this distance the heap may still grow
+// Where there is no choice: a heap that meets a page goes on elsewhere, as every allocator can.
+constexpr uint64_t kHeapRoomLeast = uint64_t{64} << 20;
 constexpr uint64_t kStackRoom = uint64_t{16} << 20;
 
 // 0, or the errno: ENOENT and ESRCH mean that the process is gone, others are our own trouble.
@@ -171,14 +173,14 @@ namespace {
 
 // Calls `consider(begin, end)` for each free range, clear of the growing ends of heap and stack.
 template <typename Consider>
-void for_each_gap(const std::vector<Region>& regions, Consider consider) {
+void for_each_gap(const std::vector<Region>& regions, uint64_t heap_room, Consider consider) {
   uint64_t gap_start = kMinAddr;
   bool heap_below = false;
   for (size_t i = 0; i <= regions.size(); ++i) {
     const bool last = i == regions.size();
     uint64_t gap_end = last ? kMaxAddr : regions[i].start;
     if (!last && regions[i].path == "[stack]" && gap_end > kStackRoom) gap_end -= kStackRoom;
-    const uint64_t usable = heap_below ? gap_start + kHeapRoom : gap_start;
+    const uint64_t usable = heap_below ? gap_start + heap_room : gap_start;
     if (gap_end > usable) consider(usable, gap_end);
     if (last) break;
     gap_start = regions[i].end;
@@ -204,7 +206,7 @@ std::optional<uint64_t> find_hole(const std::vector<Region>& regions, uint64_t n
       best_distance = distance;
     }
   };
-  for_each_gap(regions, [&](uint64_t begin, uint64_t end) {
+  for_each_gap(regions, kHeapRoom, [&](uint64_t begin, uint64_t end) {
     if (end - begin < bytes) return;
     const uint64_t top = (std::min(end, high) - bytes) & ~uint64_t{0xffff};
     if (top >= begin) consider(top);
@@ -217,7 +219,7 @@ std::optional<uint64_t> find_place(const std::vector<Region>& regions, uint64_t 
                                    uint64_t choices, uint64_t bytes) {
   constexpr uint64_t kPage = 4096;
   std::optional<uint64_t> place;
-  for_each_gap(regions, [&](uint64_t begin, uint64_t end) {
+  for_each_gap(regions, kHeapRoomLeast, [&](uint64_t begin, uint64_t end) {
     const uint64_t from = (begin + kPage - 1) & ~(kPage - 1);
     const uint64_t at = std::max(first, from);
     const uint64_t last = (at + bytes + kPage - 1) & ~(kPage - 1);

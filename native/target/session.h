@@ -142,6 +142,12 @@ class Session {
   /// EOPNOTSUPP with what stands against it. Changes nothing.
   Result<uint32_t> check_exits(uint64_t function, uint32_t function_size, bool is_go);
 
+  /// From now on threads are never stopped together: sites take the form that is set by one byte,
+  /// or are refused, and who is inside our code is found out by looking at one thread after
+  /// another.
+  void set_no_stop(bool on);
+  [[nodiscard]] bool no_stop() const { return no_stop_; }
+
   /// Takes SIGSEGV and SIGBUS over, so that programs read memory by plain guarded loads. All sites
   /// of rt_sigaction must be diverted (kSigaction) before, in one batch; apply() does this itself,
   /// in the same stop, if it can. EBUSY: a thread is in one; ask again. Nanoseconds of the stop.
@@ -219,6 +225,7 @@ class Session {
     std::vector<std::pair<Arena*, uint32_t>> stats;
     std::set<uint32_t> programs;
     std::vector<std::pair<uint64_t, uint64_t>> landings;  // ranges
+    std::vector<uint64_t> landing_addrs;                  // in them
   };
   struct Image {
     std::shared_ptr<ProgObject> program;
@@ -342,6 +349,13 @@ class Session {
   [[nodiscard]] bool overlaps(const rewrite::SitePlan& plan) const;
   Result<void> make_relay(const Function& function, Patch* patch);
   Result<void> make_landing(Patch* patch);
+  struct Landing {
+    uint64_t at = 0;
+    bool is_shared = false;  // the page is there
+  };
+  [[nodiscard]] Result<Landing> choose_landing(const rewrite::SitePlan& plan) const;
+  [[nodiscard]] Result<bool> shares_landing(uint64_t at) const;
+  Result<ApplyReport> try_apply(const std::vector<SiteRequest>& requests, uint64_t* reason_site);
   static std::vector<uint8_t> site_bytes(const Patch& patch, uint64_t head);
   struct Relay {
     uint64_t addr = 0;
@@ -378,7 +392,12 @@ class Session {
   Result<void> choose_lane(Arena* arena, ChangeStep* step);
   static void drop_lanes(const Change& change);
   void settle_lanes(const Site& site, const std::vector<uint64_t>& left_slots, ChangeStep* step);
-  static bool needs_stop(const Change& change);
+  [[nodiscard]] bool needs_stop(const Change& change) const;
+  static bool unguards_unwinder(const Change& change);
+  Result<void> returns_are_settled();
+  static bool is_one_byte(const Change& change);
+  Result<void> switch_step(const Change& change, ChangeStep* step) const;
+  [[nodiscard]] Result<void> undo_step(const ChangeStep& step) const;
   Result<ApplyReport> switch_bodies(std::vector<Change>* changes);
   static void move_threads(const Patch& patch, bool to_copy, StoppedProcess* process);
   Result<void> move_interrupted(const std::vector<Change>& changes,
@@ -422,8 +441,11 @@ class Session {
   void retire_patch(const Site& site, const Patch& patch);
   void retire_head(const Site& site, const Patch& patch);
   void drop_fresh(Site* site);
-  Result<uint64_t> recycle();
+  Result<uint64_t> recycle(bool now = false);
+  Result<std::vector<uint64_t>> look_inside(std::set<uint32_t>* returning, uint64_t* pause_ns);
   void free_retired(const std::vector<uint64_t>& pointers, const std::set<uint32_t>& returning,
+                    std::vector<std::pair<uint64_t, uint64_t>>* unmapped);
+  void free_landing(const std::pair<uint64_t, uint64_t>& range,
                     std::vector<std::pair<uint64_t, uint64_t>>* unmapped);
   void take_idle_images(const std::vector<uint64_t>& pointers,
                         std::vector<std::pair<uint64_t, uint64_t>>* unmapped);
@@ -474,9 +496,10 @@ class Session {
     std::unique_ptr<rewrite::BranchIndex> branches;
   };
   std::map<uint64_t, TextIndex> text_indexes_;           // by start of the mapping
-  std::vector<std::pair<uint64_t, uint64_t>> landings_;  // ranges
-  std::vector<Piece> taken_;                             // by the apply() that is under way
-  std::map<uint32_t, Retired> retired_;                  // by site id
+  std::vector<std::pair<uint64_t, uint64_t>> landings_;  // ranges, one per landing; may coincide
+  bool no_stop_ = false;
+  std::vector<Piece> taken_;             // by the apply() that is under way
+  std::map<uint32_t, Retired> retired_;  // by site id
   uint64_t retired_bytes_ = 0;
   uint64_t recycle_at_bytes_ = kRecycleBytes;
   uint32_t next_site_id_ = 1;

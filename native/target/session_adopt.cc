@@ -41,7 +41,7 @@ uint64_t agent_region(pid_t pid, const std::vector<Region>& regions, agent_heade
   for (const Region& region : regions) {
     if (!region.exec || region.write || region.inode != 0 || !region.path.empty()) continue;
     if (read_memory(pid, region.start, header, sizeof *header).ok() &&
-        header->magic == AGENT_MAGIC && header->version == AGENT_V3 &&
+        header->magic == AGENT_MAGIC && header->version == AGENT_V4 &&
         header->state_off < (1u << 20)) {
       return region.start;
     }
@@ -185,6 +185,7 @@ Result<void> Session::restore(const SessionState& state) {
   uint32_t guard_mode = 0;
   static_cast<void>(
       get(agent_ + header_.env_off + offsetof(rt_env, guard_mode), &guard_mode, sizeof guard_mode));
+  no_stop_ = state.no_stop;
   guard_armed_ = state.guard_armed || guard_mode == 1;
   fs_points_at_itself_ = state.fs_points_at_itself;
   go_pool_ = state.go_pool;

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Session, third part: prepared changes become visible, in one stop of all threads if text changes.
+#include <time.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -10,6 +12,15 @@
 #include "stopped_process.h"
 
 namespace bpftime::target {
+
+namespace {
+
+constexpr int kLandingAttempts = 50;
+constexpr long kLandingPauseNs = 10'000'000;
+constexpr const char* kWouldStop =
+    "the process would have to stand still for this, and its `info` says nostop=on";
+
+}  // namespace
 
 const Region* region_at(const std::vector<Region>& regions, uint64_t addr) {
   for (const Region& region : regions) {
@@ -29,6 +40,21 @@ std::vector<uint8_t> jump_bytes(uint64_t from, uint64_t to, uint32_t window) {
 
 Result<ApplyReport> Session::apply(const std::vector<SiteRequest>& requests,
                                    uint64_t* reason_site) {
+  Result<ApplyReport> done = try_apply(requests, reason_site);
+  // The place where a jump of one byte leads is given: who is on his way through it is waited for.
+  for (int attempt = 0; attempt < kLandingAttempts; ++attempt) {
+    if (done.ok() || done.error().errnum != EAGAIN) return done;
+    const timespec pause{0, kLandingPauseNs};
+    nanosleep(&pause, nullptr);
+    if (!recycle(true).ok()) break;  // a thread could not be looked at in time
+    done = try_apply(requests, reason_site);
+  }
+  if (done.ok() || done.error().errnum != EAGAIN) return done;
+  return fail(EBUSY, done.error().reason);
+}
+
+Result<ApplyReport> Session::try_apply(const std::vector<SiteRequest>& requests,
+                                       uint64_t* reason_site) {
   *reason_site = 0;
   const Result<void> alive = check_alive();
   if (!alive) return alive.error();
@@ -111,6 +137,23 @@ void Session::release_counters(const Change& change) {
   }
 }
 
+// As long as any return address is replaced an unwinder must come by the site that puts it right.
+bool Session::unguards_unwinder(const Change& change) {
+  return change.removes && !change.site->hooks.empty() &&
+         change.site->hooks.front().request.kind == HookKind::kRestoreReturns;
+}
+
+// The same question as in a stop. No return address is replaced any more when this is asked, so
+// what is settled stays so.
+Result<void> Session::returns_are_settled() {
+  std::set<uint32_t> returning;
+  uint64_t pause_ns = 0;
+  const Result<std::vector<uint64_t>> inside = look_inside(&returning, &pause_ns);
+  if (!inside) return inside.error();
+  if (inside.value().empty() && returning.empty()) return {};
+  return fail(EBUSY, "a probed function has not returned yet");
+}
+
 Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
   for (Change& change : *changes) {
     const Result<void> chosen = choose_lanes(&change);
@@ -118,7 +161,15 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
   }
   // From here on whoever finds the process makes this change.
   save(changes);
-  if (std::none_of(changes->begin(), changes->end(), needs_stop)) return switch_bodies(changes);
+  const bool stops = std::any_of(changes->begin(), changes->end(),
+                                 [&](const Change& change) { return needs_stop(change); });
+  const bool unguards = std::any_of(changes->begin(), changes->end(), unguards_unwinder);
+  if (no_stop_ && stops) return fail(EBUSY, kWouldStop);
+  if (!stops && unguards) {
+    const Result<void> settled = returns_are_settled();
+    if (!settled) return settled.error();
+  }
+  if (!stops) return switch_bodies(changes);
   auto stopped = stop_for_commit();
   if (!stopped) return stopped.error();
   StoppedProcess& process = *stopped.value();
@@ -126,11 +177,6 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
     const Result<void> as_planned = check_bytes(&change);
     if (!as_planned) return as_planned.error();
   }
-  // As long as any return address is replaced an unwinder must come by the site that puts it right.
-  const bool unguards = std::any_of(changes->begin(), changes->end(), [](const Change& change) {
-    return change.removes && !change.site->hooks.empty() &&
-           change.site->hooks.front().request.kind == HookKind::kRestoreReturns;
-  });
   if (unguards && (process.anyone_inside(code_ranges()) || !live_return_sites().empty())) {
     return fail(EBUSY, "a probed function has not returned yet");
   }
@@ -163,6 +209,11 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
     settle(&change);
   }
   return report;
+}
+
+void Session::set_no_stop(bool on) {
+  no_stop_ = on;
+  save();
 }
 
 // Every byte is looked at before the first is changed.
@@ -342,6 +393,8 @@ const char* Session::form_name(const Patch& patch) {
       return "short";
     case rewrite::SiteForm::kPunned:
       return "punned";
+    case rewrite::SiteForm::kOneByte:
+      return "onebyte";
     default:
       return "jmp";
   }

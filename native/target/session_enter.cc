@@ -186,7 +186,7 @@ Result<std::shared_ptr<MapObject>> Session::create_log() {
 
 Result<void> Session::install_agent(const std::function<bool()>& still_allowed) {
   memcpy(&header_, bpftime_agent_blob, sizeof header_);
-  if (header_.magic != AGENT_MAGIC || header_.version != AGENT_V3) {
+  if (header_.magic != AGENT_MAGIC || header_.version != AGENT_V4) {
     return fail(EIO, "the agent blob does not match the daemon");
   }
   agent_bytes_ = header_.data_off + header_.data_bytes;
@@ -283,7 +283,7 @@ Result<void> Session::fill_environment(uint64_t fs_base) {
   env.pid_cached = 1;
   env.ns_tag = ns_tag_;
   agent_state state{};
-  state.version = AGENT_V3;
+  state.version = AGENT_V4;
   const JournalOwner us = JournalOwner::ourselves();
   state.owner_start = us.start_time;
   state.owner_tracer = us.tracer;
@@ -320,7 +320,7 @@ Result<void> Session::map_all(std::vector<MapWant>* wants) {
 
 Result<void> Session::run_batch(RemoteThread* thread, MapWant* wants, size_t count) {
   map_batch batch{};
-  batch.version = AGENT_V3;
+  batch.version = AGENT_V4;
   batch.count = static_cast<u32>(count);
   int fds[MAP_BATCH_FDS_MAX];
   for (size_t i = 0; i < count; ++i) {
@@ -490,19 +490,13 @@ Result<void> Session::leave() {
   const Result<void> alive = check_alive();
   if (!alive) return alive;  // ESRCH, ESTALE: its memory went with it
   std::vector<std::pair<uint64_t, uint64_t>> ranges = code_ranges();
-  {
-    auto stopped = StoppedProcess::stop(pid_);
-    if (!stopped) return stopped.error();
-    if (go_pool_ != 0) stopped.value()->look_no_further_than(kGoStackScanBytes);
-    if (stopped.value()->anyone_inside(ranges)) {
-      return fail(EBUSY, "a thread is still inside probed code");
-    }
-    // No code leads there any more, so the only way in is a return that was hijacked before. It is
-    // looked for while everybody waits: one that returned a moment ago would be inside.
-    if (!live_return_sites().empty()) {
-      return fail(EBUSY, "a probed function has not returned yet");
-    }
-  }
+  // No code leads there any more, so the only way in is a return that was hijacked before.
+  std::set<uint32_t> returning;
+  uint64_t pause_ns = 0;
+  const Result<std::vector<uint64_t>> inside = look_inside(&returning, &pause_ns);
+  if (!inside) return inside.error();
+  if (!inside.value().empty()) return fail(EBUSY, "a thread is still inside probed code");
+  if (!returning.empty()) return fail(EBUSY, "a probed function has not returned yet");
   for (const auto& [id, addr] : map_addrs_) {
     const auto it = map_bytes_.find(id);
     if (it != map_bytes_.end()) ranges.emplace_back(addr, addr + it->second);

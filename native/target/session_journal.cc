@@ -127,7 +127,9 @@ std::vector<ArenaState> Session::range_states(std::vector<ArenaState> states) co
       const uint64_t landing = held.second.patch->landing;
       return landing >= start && landing < end;
     });
-    if (!is_lived) states.push_back(range_state(start, end));
+    const auto is_same = [start = start](const ArenaState& one) { return one.base == start; };
+    const bool is_noted = std::any_of(states.begin(), states.end(), is_same);
+    if (!is_lived && !is_noted) states.push_back(range_state(start, end));
   }
   if (gate_ != 0) states.push_back(range_state(gate_, gate_ + ABI_PAGE_BYTES));
   return states;
@@ -143,6 +145,7 @@ SessionState Session::state(const std::vector<Change>* changes) const {
   state.journal_page = journal_page_;
   state.shadows = shadows_;
   state.header = header_;
+  state.no_stop = no_stop_;
   state.guard_armed = guard_armed_;
   state.fs_points_at_itself = fs_points_at_itself_;
   state.go_pool = go_pool_;

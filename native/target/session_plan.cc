@@ -116,6 +116,8 @@ Result<void> Session::check_window(const Function& function, const rewrite::Site
     return fail(EOPNOTSUPP, "the mapping ends within the first bytes");
   }
   if (overlaps(plan)) return fail(EBUSY, "another probe's bytes overlap");
+  // One instruction, whose other bytes stay as they are.
+  if (plan.form == rewrite::SiteForm::kOneByte) return {};
   const Result<bool> entered =
       others_enter(function.text, plan.site, plan.window, view.addr, view.addr + view.size);
   if (!entered) return entered.error();
@@ -183,8 +185,10 @@ std::vector<uint8_t> Session::site_bytes(const Patch& patch, uint64_t head) {
     bytes = {0xeb, static_cast<uint8_t>(plan.pad - plan.site - 2)};
     bytes.resize(plan.window, 0xcc);
   } else {
-    bytes = jump_bytes(plan.site, patch.landing, rewrite::kJumpBytes);
-    bytes.resize(plan.window);
+    bytes = patch.old_bytes;
+    const std::vector<uint8_t> jump = jump_bytes(plan.site, patch.landing, rewrite::kJumpBytes);
+    const size_t changed = plan.form == rewrite::SiteForm::kOneByte ? 1 : plan.window;
+    std::copy_n(jump.begin(), changed, bytes.begin());
   }
   return bytes;
 }
@@ -195,7 +199,7 @@ Session::Relay Session::relay_of(const Patch& patch, uint64_t head) {
   if (plan.form == rewrite::SiteForm::kShort) {
     return {plan.pad, jump_bytes(plan.pad, head, rewrite::kJumpBytes)};
   }
-  if (plan.form != rewrite::SiteForm::kPunned) return {};
+  if (!has_landing(plan.form)) return {};
   std::vector<uint8_t> code{0xff, 0x25, 0, 0, 0, 0};  // jmp [rip]
   code.resize(kLandingBytes);
   memcpy(code.data() + 6, &head, sizeof head);
@@ -213,7 +217,7 @@ Result<void> Session::write_relay(const Patch& patch, uint64_t head, bool on) co
 // The place that write_relay will write, if the form has one.
 Result<void> Session::make_relay(const Function& function, Patch* patch) {
   const rewrite::SitePlan& plan = patch->plan;
-  if (plan.form == rewrite::SiteForm::kPunned) return make_landing(patch);
+  if (has_landing(plan.form)) return make_landing(patch);
   if (plan.form != rewrite::SiteForm::kShort) return {};
   Result<std::vector<uint8_t>> bytes = original_bytes(plan.pad, rewrite::kJumpBytes);
   if (!bytes) return bytes.error();
@@ -228,30 +232,63 @@ Result<void> Session::make_relay(const Function& function, Patch* patch) {
   return {};
 }
 
-// A page of code where a punned jump leads: the upper bytes of its displacement are what stands
-// behind the window.
-Result<void> Session::make_landing(Patch* patch) {
-  const rewrite::SitePlan& plan = patch->plan;
+// Whether a place lies in a page of ours where no other jump lands. EAGAIN: a thread may still be
+// on its way through a jump that landed there.
+Result<bool> Session::shares_landing(uint64_t at) const {
+  const uint64_t last = at + kLandingBytes - 1;
+  const auto covers = [this](uint64_t addr) {
+    return std::any_of(landings_.begin(), landings_.end(), [addr](const auto& range) {
+      return range.first <= addr && addr < range.second;
+    });
+  };
+  if (!covers(at) || !covers(last)) return false;
+  const auto meets = [&](uint64_t other) {
+    return other != 0 && other <= last && at < other + kLandingBytes;
+  };
+  for (const auto& [id, retired] : retired_) {
+    const auto& addrs = retired.landing_addrs;
+    if (std::any_of(addrs.begin(), addrs.end(), meets)) {
+      return fail(EAGAIN, "a thread is still on its way through a probe that was there");
+    }
+  }
+  return std::none_of(held_.begin(), held_.end(),
+                      [&](const auto& held) { return meets(held.second.patch->landing); });
+}
+
+// Where a jump lands whose displacement ends with what stands behind its free bytes.
+Result<Session::Landing> Session::choose_landing(const rewrite::SitePlan& plan) const {
   const uint64_t next = plan.site + rewrite::kJumpBytes;
   const Result<std::vector<uint8_t>> now = original_bytes(plan.site, rewrite::kJumpBytes);
   if (!now) return now.error();
   std::vector<uint8_t> bytes = now.value();
-  std::fill(bytes.begin(), bytes.begin() + plan.window, uint8_t{0});
+  const uint32_t free_bytes = plan.form == rewrite::SiteForm::kOneByte ? 0 : plan.window - 1;
+  std::fill_n(bytes.begin() + 1, free_bytes, uint8_t{0});
   int32_t low = 0;  // the displacement with its free bytes zero
   memcpy(&low, bytes.data() + 1, sizeof low);
-  const uint64_t choices = uint64_t{1} << 8 * (plan.window - 1);
+  const uint64_t choices = uint64_t{1} << 8 * free_bytes;
   const uint64_t first = next + static_cast<uint64_t>(int64_t{low});
+  const Result<bool> shared = free_bytes == 0 ? shares_landing(first) : Result<bool>(false);
+  if (!shared) return shared.error();
+  if (shared.value()) return Landing{first, true};
   const auto at = find_place(regions_, first, choices, kLandingBytes);
-  if (!at) return fail(EOPNOTSUPP, "where a punned jump could lead is not free");
-  const uint64_t page = *at & ~uint64_t{ABI_PAGE_BYTES - 1};
-  const uint64_t end = (*at + kLandingBytes + ABI_PAGE_BYTES - 1) & ~uint64_t{ABI_PAGE_BYTES - 1};
+  if (!at) return fail(EOPNOTSUPP, "where its jump could lead is not free");
+  return Landing{*at, false};
+}
+
+// A page of code where a punned jump leads.
+Result<void> Session::make_landing(Patch* patch) {
+  const Result<Landing> landing = choose_landing(patch->plan);
+  if (!landing) return landing.error();
+  const uint64_t at = landing.value().at;
+  const uint64_t page = at & ~uint64_t{ABI_PAGE_BYTES - 1};
+  const uint64_t end = (at + kLandingBytes + ABI_PAGE_BYTES - 1) & ~uint64_t{ABI_PAGE_BYTES - 1};
   std::vector<MapWant> wants{
       MapWant::anon(end - page, PROT_READ | PROT_EXEC, MAP_FIXED_NOREPLACE, page)};
   // Somebody else was quicker, or the kernel keeps the place to itself: another form may do.
-  const Result<void> mapped = map_all(&wants);
-  if (!mapped) return fail(EOPNOTSUPP, "where a punned jump could lead is not free");
+  const Result<void> mapped = landing.value().is_shared ? Result<void>() : map_all(&wants);
+  if (!mapped) return fail(EOPNOTSUPP, "where its jump could lead is not free");
   landings_.emplace_back(page, end);
-  patch->landing = *at;
+  patch->landing = at;
   patch->landing_bytes = end - page;
   return {};
 }
@@ -271,6 +308,9 @@ Result<uint32_t> Session::check_exits(uint64_t addr, uint32_t size, bool is_go) 
     if (is_planned) break;
     const Result<void> free = check_window(function.value(), exit);
     if (!free) return free.error();
+    if (exit.form != rewrite::SiteForm::kOneByte) continue;
+    const Result<Landing> landing = choose_landing(exit);
+    if (!landing && landing.error().errnum != EAGAIN) return landing.error();
   }
   return static_cast<uint32_t>(plan.value().exits.size() + (plan.value().in_entry ? 1 : 0));
 }
@@ -298,6 +338,9 @@ Result<rewrite::ExitPlan> Session::plan_exits(const Function& function) {
   const Result<rewrite::SitePlan> entry = plan_window(function, function.view.addr);
   rewrite::SitePlan none;
   none.site = function.view.addr;
+  if (no_stop_) {
+    return rewrite::plan_one_byte_exits(function.view, entry.ok() ? entry.value() : none);
+  }
   Result<rewrite::ExitPlan> plan =
       rewrite::plan_exits(function.view, entry.ok() ? entry.value() : none);
   if (plan.ok() && entry_needs_room_of(function, plan.value())) {
@@ -315,6 +358,10 @@ Result<rewrite::ExitPlan> Session::plan_exits(const Function& function) {
 }
 
 Result<rewrite::SitePlan> Session::plan_window(const Function& function, uint64_t addr) {
+  if (no_stop_ && function.is_go) {
+    return fail(EOPNOTSUPP, "Go code is changed only while it stands still");
+  }
+  if (no_stop_) return rewrite::plan_one_byte(function.view, addr);
   if (!function.is_go) return rewrite::plan_site(function.view, addr);
   return rewrite::plan_go_site(function.view, addr);
 }
@@ -323,7 +370,7 @@ Result<rewrite::SitePlan> Session::plan_window(const Function& function, uint64_
 // decides where programs may run.
 Result<std::vector<rewrite::SitePlan>> Session::plan_windows(const Function& function,
                                                              uint64_t addr) {
-  if (!function.is_go) return rewrite::plan_forms(function.view, addr);
+  if (!function.is_go && !no_stop_) return rewrite::plan_forms(function.view, addr);
   const Result<rewrite::SitePlan> plan = plan_window(function, addr);
   if (!plan) return plan.error();
   return std::vector<rewrite::SitePlan>{plan.value()};

@@ -42,6 +42,7 @@ void Session::retire_patch(const Site& site, const Patch& patch) {
   if (patch.landing != 0) {
     const uint64_t page = patch.landing & ~uint64_t{ABI_PAGE_BYTES - 1};
     retired_[site.id].landings.emplace_back(page, page + patch.landing_bytes);
+    retired_[site.id].landing_addrs.push_back(patch.landing);
   }
 }
 
@@ -54,30 +55,48 @@ void Session::retire_head(const Site& site, const Patch& patch) {
   }
 }
 
+/// Where threads execute in our code or may come back to it, and the sites to which functions will
+/// return. `pause_ns`: how long threads stood still, with no_stop the longest of any one.
+Result<std::vector<uint64_t>> Session::look_inside(std::set<uint32_t>* returning,
+                                                   uint64_t* pause_ns) {
+  const uint64_t stack_bytes = go_pool_ != 0 ? kGoStackScanBytes : 0;
+  if (no_stop_) {
+    // First: who returns from now on is inside when it is looked at, or was looked for here.
+    *returning = live_return_sites();
+    return StoppedProcess::visit(pid_, code_ranges(), regions_, main_stack_, stack_bytes, pause_ns);
+  }
+  auto stopped = StoppedProcess::stop(pid_);
+  if (!stopped) return stopped.error();
+  stopped.value()->know(regions_, main_stack_);
+  if (stack_bytes != 0) stopped.value()->look_no_further_than(stack_bytes);
+  std::vector<uint64_t> pointers = stopped.value()->code_pointers(code_ranges());
+  // While everybody waits: one that returned a moment ago would be inside.
+  *returning = live_return_sites();
+  *pause_ns = stopped.value()->release();
+  return pointers;
+}
+
 /// Frees what it can when enough has come together. Nanoseconds that all threads stood still.
-Result<uint64_t> Session::recycle() {
+Result<uint64_t> Session::recycle(bool now) {
   const auto idle = static_cast<size_t>(std::count_if(
       images_.begin(), images_.end(), [](const auto& image) { return image.second.users == 0; }));
   // Images of a former daemon have no programs yet.
   if (!can_keep_ || !adopted_.empty()) return uint64_t{0};
   // The place where a punned jump leads has few alternatives: it is wanted back at once.
-  const bool landing = std::any_of(retired_.begin(), retired_.end(), [](const auto& retired) {
-    return !retired.second.landings.empty();
-  });
-  if (retired_bytes_ < recycle_at_bytes_ && idle < kIdleImagesMax && !landing) return uint64_t{0};
+  // Jumps of one byte have none, and who wants theirs asks for it (EAGAIN of shares_landing).
+  const bool landing =
+      !no_stop_ && std::any_of(retired_.begin(), retired_.end(), [](const auto& retired) {
+        return !retired.second.landings.empty();
+      });
+  const bool is_due = now || landing || idle >= kIdleImagesMax;
+  if (!is_due && retired_bytes_ < recycle_at_bytes_) return uint64_t{0};
   std::vector<std::pair<uint64_t, uint64_t>> unmapped;
   uint64_t pause_ns = 0;
-  {
-    auto stopped = StoppedProcess::stop(pid_);
-    if (!stopped) return stopped.error();
-    stopped.value()->know(regions_, main_stack_);
-    if (go_pool_ != 0) stopped.value()->look_no_further_than(kGoStackScanBytes);
-    const std::vector<uint64_t> pointers = stopped.value()->code_pointers(code_ranges());
-    const std::set<uint32_t> returning = live_return_sites();
-    pause_ns = stopped.value()->release();
-    free_retired(pointers, returning, &unmapped);
-    take_idle_images(pointers, &unmapped);
-  }
+  std::set<uint32_t> returning;
+  const Result<std::vector<uint64_t>> pointers = look_inside(&returning, &pause_ns);
+  if (!pointers) return pointers.error();
+  free_retired(pointers.value(), returning, &unmapped);
+  take_idle_images(pointers.value(), &unmapped);
   // A thread that sleeps in an old body keeps it: do not ask at each change from now on.
   recycle_at_bytes_ = retired_bytes_ + kRecycleBytes;
   if (unmapped.empty()) return pause_ns;
@@ -108,11 +127,21 @@ void Session::free_retired(const std::vector<uint64_t>& pointers,
       retired_bytes_ -= piece.bytes;
     }
     for (const auto& [arena, index] : retired.stats) arena->give_back_stats(index);
-    for (const auto& range : retired.landings) {
-      std::erase(landings_, range);
-      unmapped->push_back(range);
-    }
+    for (const auto& range : retired.landings) free_landing(range, unmapped);
     it = retired_.erase(it);
+  }
+}
+
+// Places where jumps of one byte land may share a page: it goes with the last of them.
+void Session::free_landing(const std::pair<uint64_t, uint64_t>& range,
+                           std::vector<std::pair<uint64_t, uint64_t>>* unmapped) {
+  const auto one = std::find(landings_.begin(), landings_.end(), range);
+  if (one != landings_.end()) landings_.erase(one);
+  for (uint64_t page = range.first; page < range.second; page += ABI_PAGE_BYTES) {
+    const bool is_shared = std::any_of(landings_.begin(), landings_.end(), [&](const auto& other) {
+      return other.first <= page && page < other.second;
+    });
+    if (!is_shared) unmapped->emplace_back(page, page + ABI_PAGE_BYTES);
   }
 }
 

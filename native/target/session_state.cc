@@ -157,8 +157,8 @@ void fields(A& a, ChangeState& c) {
 template <typename A>
 void fields(A& a, SessionState& s) {
   a(s.pid, s.start_time, s.enter_ns, s.agent, s.agent_bytes, s.journal_page, s.shadows, s.header,
-    s.guard_armed, s.fs_points_at_itself, s.go_pool, s.go_resumes, s.go_offset, s.next_site_id,
-    s.log_id, s.maps, s.images, s.arenas, s.sites, s.changes, s.ranges, s.notes);
+    s.no_stop, s.guard_armed, s.fs_points_at_itself, s.go_pool, s.go_resumes, s.go_offset,
+    s.next_site_id, s.log_id, s.maps, s.images, s.arenas, s.sites, s.changes, s.ranges, s.notes);
 }
 
 bool is_range(uint64_t base, uint64_t bytes) {
@@ -197,11 +197,13 @@ bool check_form(const PatchState& patch) {
       return patch.window >= 2 && rel >= INT8_MIN && rel <= INT8_MAX &&
              patch.pad_old.size() == rewrite::kJumpBytes && patch.landing == 0;
     }
+    case rewrite::SiteForm::kOneByte:
     case rewrite::SiteForm::kPunned: {
+      const bool is_punned = patch.form == static_cast<uint8_t>(rewrite::SiteForm::kPunned);
       const uint64_t page = patch.landing & ~kPageMask;
-      return patch.window >= 1 && patch.window < rewrite::kJumpBytes && patch.pad == 0 &&
-             patch.pad_old.empty() && is_range(page, patch.landing_bytes) &&
-             patch.landing_bytes <= 2 * (kPageMask + 1) &&
+      return patch.window >= 1 && (!is_punned || patch.window < rewrite::kJumpBytes) &&
+             patch.pad == 0 && (is_punned || patch.count == 1) && patch.pad_old.empty() &&
+             is_range(page, patch.landing_bytes) && patch.landing_bytes <= 2 * (kPageMask + 1) &&
              rewrite::fits_rel32(patch.site + rewrite::kJumpBytes, patch.landing);
     }
   }
@@ -244,7 +246,7 @@ bool check_change(const ChangeState& change, const SessionState& state) {
 
 bool check(const SessionState& state) {
   const agent_header& header = state.header;
-  if (header.magic != AGENT_MAGIC || header.version != AGENT_V3) return false;
+  if (header.magic != AGENT_MAGIC || header.version != AGENT_V4) return false;
   if (!is_range(state.agent, state.agent_bytes)) return false;
   if (uint64_t{header.data_off} + header.data_bytes != state.agent_bytes) return false;
   for (const u32 off : {header.env_off, header.state_off, header.map_batch, header.push_return,

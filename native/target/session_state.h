@@ -92,7 +92,7 @@ struct SessionState {
   uint64_t pid = 0, start_time = 0, enter_ns = 0;
   uint64_t agent = 0, agent_bytes = 0, journal_page = 0, shadows = 0;
   agent_header header{};
-  bool guard_armed = false, fs_points_at_itself = false;
+  bool no_stop = false, guard_armed = false, fs_points_at_itself = false;
   uint64_t go_pool = 0, go_resumes = 0;
   int32_t go_offset = 0;
   uint32_t next_site_id = 0, log_id = 0;

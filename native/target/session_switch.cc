@@ -9,8 +9,8 @@
 // One byte cannot, and either value makes a whole instruction: a processor that fetches it jumps to
 // the old lane or to the new one (AMD APM vol. 2, 7.6.1; the kernel relies on the same when
 // text_poke_bp replaces the first byte of an instruction that others execute). Old bodies stay
-// valid for whoever is in them, as nothing is freed here. Text is never written here: between a
-// look at it and the write a module could be unloaded and something else be mapped there.
+// valid for whoever is in them, as nothing is freed here. Text is written here only where the user
+// asked for it (no_stop, SiteForm::kOneByte), and one byte of it: see docs/adr/0021.
 #include <algorithm>
 
 #include "../rewrite/trampoline.h"
@@ -139,7 +139,8 @@ void Session::settle_lanes(const Site& site, const std::vector<uint64_t>& left_s
 
 // Text that changes needs a stop, and so do programs that may not run once more for calls that are
 // under way: those of removed hooks, and returns that were caught at the function's entry.
-bool Session::needs_stop(const Change& change) {
+bool Session::needs_stop(const Change& change) const {
+  if (no_stop_ && is_one_byte(change)) return false;
   if (change.removes) return true;
   if (!change.dropped.empty() && !change.request.lets_finish) return true;
   for (const Change::Step& step : change.steps) {
@@ -153,27 +154,57 @@ bool Session::needs_stop(const Change& change) {
   });
 }
 
-// The quiet way, for changes that need no stop. What is switched off rests at the copy.
+// Whether one byte of text at each place makes the change, and calls that are under way may end
+// with the programs that they began with.
+bool Session::is_one_byte(const Change& change) {
+  return std::all_of(change.steps.begin(), change.steps.end(), [](const ChangeStep& step) {
+    return step.patch->plan.form == rewrite::SiteForm::kOneByte && step.head == 0;
+  });
+}
+
+// One step of the quiet way. What is switched off rests at the copy; what goes leaves the text.
+Result<void> Session::switch_step(const Change& change, ChangeStep* step) const {
+  const Patch& patch = *step->patch;
+  if (patch.on && !change.removes) {
+    if (step->body == 0) step->body = patch.copy;
+    return aim(patch.head, step->lane, step->body);
+  }
+  if (step->vanished || (!patch.on && step->body == 0)) return {};
+  if (!patch.on) {
+    const Result<void> landed = write_relay(patch, patch.head, true);
+    if (!landed) return landed;
+  }
+  const std::vector<uint8_t>& bytes = patch.on ? patch.old_bytes : patch.new_bytes;
+  return put(patch.plan.site, bytes.data(), 1);
+}
+
+Result<void> Session::undo_step(const ChangeStep& step) const {
+  const Patch& patch = *step.patch;
+  if (patch.on) {
+    const Result<void> aimed = aim(patch.head, patch.lane, patch.body);
+    if (!aimed || patch.plan.form != rewrite::SiteForm::kOneByte) return aimed;
+  }
+  if (step.vanished || patch.plan.form != rewrite::SiteForm::kOneByte) return {};
+  return put(patch.plan.site, (patch.on ? patch.new_bytes : patch.old_bytes).data(), 1);
+}
+
+// The quiet way, for changes that need no stop.
 Result<ApplyReport> Session::switch_bodies(std::vector<Change>* changes) {
   for (Change& change : *changes) {
     const Result<void> as_planned = check_bytes(&change);
     if (!as_planned) return as_planned.error();
   }
-  std::vector<const Patch*> switched;
+  std::vector<const ChangeStep*> switched;
   Result<void> aimed;
   for (Change& change : *changes) {
     for (Change::Step& step : change.steps) {
-      const Patch& patch = *step.patch;
-      if (!aimed || !patch.on) continue;
-      if (step.body == 0) step.body = patch.copy;
-      aimed = aim(patch.head, step.lane, step.body);
-      switched.push_back(&patch);
+      if (!aimed || (!step.patch->on && step.body == 0)) continue;
+      aimed = switch_step(change, &step);
+      switched.push_back(&step);
     }
   }
   if (!aimed) {
-    for (const Patch* patch : switched) {
-      static_cast<void>(aim(patch->head, patch->lane, patch->body));
-    }
+    for (const ChangeStep* step : switched) static_cast<void>(undo_step(*step));
     // Threads may be in the new bodies: their memory is not given back.
     taken_.clear();
     for (Change& change : *changes) {

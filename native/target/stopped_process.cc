@@ -111,6 +111,33 @@ Result<void> StoppedProcess::stop_all() {
   return fail(ETIMEDOUT, "the process creates threads faster than they can be stopped");
 }
 
+Result<std::vector<uint64_t>> StoppedProcess::visit(
+    pid_t pid, const std::vector<std::pair<uint64_t, uint64_t>>& ranges,
+    const std::vector<Region>& regions, uint64_t main_stack, uint64_t stack_bytes,
+    uint64_t* longest_ns) {
+  reap_late_stops();
+  const UrgentScope urgent;
+  const std::vector<pid_t> tids = read_threads(pid);
+  if (tids.empty()) return fail(ESRCH, "the process ended");
+  std::vector<uint64_t> found;
+  // Threads that are created meanwhile begin outside, and no code leads in.
+  for (const pid_t tid : tids) {
+    StoppedProcess one(pid);
+    one.know(regions, main_stack);
+    if (stack_bytes != 0) one.look_no_further_than(stack_bytes);
+    std::vector<pid_t> seized;
+    Result<void> step = one.seize_these({tid}, &seized);
+    one.started_ns_ = now_ns();
+    if (step.ok()) step = one.stop_these(seized);
+    if (!step) return step.error();
+    if (one.threads_.empty()) continue;
+    const std::vector<uint64_t> here = one.code_pointers(ranges);
+    *longest_ns = std::max(*longest_ns, one.release());
+    found.insert(found.end(), here.begin(), here.end());
+  }
+  return found;
+}
+
 // ESRCH is no failure: a thread may end between the list and the stop.
 Result<void> StoppedProcess::seize_these(const std::vector<pid_t>& tids,
                                          std::vector<pid_t>* seized) {

@@ -66,6 +66,15 @@ class StoppedProcess {
   [[nodiscard]] std::vector<Interrupted> interrupted_at(
       const std::vector<std::pair<uint64_t, uint64_t>>& ranges) const;
 
+  /// code_pointers() of a process whose threads are stopped one after another, each while its own
+  /// stack is read: it never stands still. What no code leads to any more is in use only by who is
+  /// found there: a thread that was outside when it was looked at stays outside.
+  /// `stack_bytes`: see look_no_further_than(), 0: no limit. `longest_ns`: the longest stop.
+  static Result<std::vector<uint64_t>> visit(
+      pid_t pid, const std::vector<std::pair<uint64_t, uint64_t>>& ranges,
+      const std::vector<Region>& regions, uint64_t main_stack, uint64_t stack_bytes,
+      uint64_t* longest_ns);
+
   /// Lets all threads go on. Nanoseconds since the first was stopped.
   uint64_t release();
 

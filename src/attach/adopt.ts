@@ -143,6 +143,7 @@ function processOf(pid: Pid, startTime: bigint, session: AdoptedSession): Entere
     enterNs: session.enterNs,
     pauseTotalNs: 0,
     reads: session.guardArmed ? 'guarded' : 'none',
+    noStop: session.noStop,
     follows: kinds.some(({ hook }) => hook.followsLoader) ? 'loader' : 'none',
     guardSites: new Set(guards.map(({ site }) => site.addr)),
     sites,

@@ -36,6 +36,7 @@ import {
   newProcess,
   pendingOf,
 } from './state.js';
+import { Stops } from './stops.js';
 import { Turns } from './turns.js';
 
 /** The attach engine of one daemon. */
@@ -46,6 +47,7 @@ export class AttachEngine {
   readonly #follower: Follower;
   /** Children and executed programs. */
   readonly lineage: Lineage;
+  readonly stops = new Stops();
   /** Forks and execs are heard of when they happen, else within a second. */
   readonly hearsOfForks: boolean;
   #nextHookId = 1;
@@ -260,9 +262,8 @@ export class AttachEngine {
     if (known && (await this.#stillSame(known))) return known;
     const identity = readFacts(pid);
     const entered = await native.targetEnter(pid, caller);
-    const { session, logMapId, enterNs } = entered;
-    const identified = { pid, startTime: identity.startTime };
-    const process = newProcess(identified, { session, logMapId, enterNs });
+    const process = newProcess({ pid, startTime: identity.startTime }, entered);
+    await this.stops.remembered(process);
     for (const child of childrenOf(pid)) process.children.add(child);
     this.#welcome(process);
     return process;
@@ -436,14 +437,12 @@ export class AttachEngine {
     for (const process of this.processes()) {
       await this.#serially(process.identity.pid, async () => {
         if (this.#processes.get(process.identity.pid) !== process) return;
-        const isSame = await this.#stillSame(process);
+        if (!(await this.#stillSame(process))) return;
         // Where the kernel does not tell us, or could not keep up.
-        if (isSame) {
-          for (const child of childrenOf(process.identity.pid))
-            await this.lineage.forked(process, child);
-        }
+        for (const child of childrenOf(process.identity.pid))
+          await this.lineage.forked(process, child);
         // Programs that map code without the loader, or whose loader cannot be hooked.
-        if (isSame && process.follows !== 'none') await settleModules(this.#follower, process);
+        if (process.follows !== 'none') await settleModules(this.#follower, process);
       }).catch(() => {});
     }
   }

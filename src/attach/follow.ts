@@ -19,7 +19,11 @@ const FOLLOWS: readonly string[] = ['none', 'fork', 'exec', 'all'];
 /** Reads a line of `info`. @throws {FsError} EINVAL */
 export function parseFollow(line: string): Follow {
   const match = /^\s*follow[=\s]\s*(\S+)\s*$/.exec(line);
-  if (!match) fail('EINVAL', `${line.trim()}: not a setting (want follow=none|fork|exec|all)`);
+  if (!match)
+    fail(
+      'EINVAL',
+      `${line.trim()}: not a setting (want follow=none|fork|exec|all or nostop=on|off)`,
+    );
   const value = match![1]!;
   if (!FOLLOWS.includes(value)) {
     fail('EINVAL', `${value}: not a way to follow (want none, fork, exec or all)`);

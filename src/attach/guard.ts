@@ -16,6 +16,9 @@ const codeOf = (error: unknown) => (error as NativeError).code;
  */
 export async function guardWishes(process: EnteredProcess): Promise<SiteWish[]> {
   if (process.reads !== 'none') return [];
+  // The signals change hands while everybody stands still.
+  if (process.noStop) process.reads = 'kernel';
+  if (process.noStop) return [];
   const places = await sigactionSites(process.identity.pid).catch(() => []);
   if (places.length === 0) process.reads = 'kernel';
   return places.map((place) => ({

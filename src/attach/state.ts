@@ -94,6 +94,8 @@ export interface EnteredProcess {
    * (process_vm_readv), or not asked for yet.
    */
   reads: 'guarded' | 'kernel' | 'none';
+  /** Its threads are never stopped all at once. */
+  noStop: boolean;
   /** How we hear of modules that come: from the `loader`, by a look every `second`, or not yet. */
   follows: 'loader' | 'second' | 'none';
   /** Addresses of the diverted rt_sigaction sites. */
@@ -145,6 +147,7 @@ export function newProcess(
     ...entered,
     pauseTotalNs: 0,
     reads: 'none',
+    noStop: false,
     follows: 'none',
     guardSites: new Set(),
     sites: new Map(),

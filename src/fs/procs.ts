@@ -4,6 +4,7 @@ import { disassemble } from '../attach/disasm.js';
 import type { AttachEngine } from '../attach/engine.js';
 import { parseFollow } from '../attach/follow.js';
 import { hooksOf, pendingOf } from '../attach/state.js';
+import { parseNoStop } from '../attach/stops.js';
 import { COVERAGE_WAIT_MS, DISASM_MAX_BYTES } from '../config.js';
 import { fail, refusalOf } from '../errors.js';
 import { native } from '../native.js';
@@ -42,6 +43,7 @@ async function infoText(engine: AttachEngine, pid: Pid): Promise<string> {
     ['follows', entered?.follows ?? 'none'],
     ['sites', entered?.sites.size ?? 0],
     ['reads', entered?.reads ?? 'none'],
+    ['nostop', engine.stops.isNoStop(pid, entered) ? 'on' : 'off'],
     ['follow', engine.lineage.followOf(pid)],
     ['unwound', unwound?.total ?? 0n],
     ...(await coverageLines(pid)),
@@ -128,12 +130,16 @@ export function procsRows(engine: AttachEngine): Row[] {
     {
       pattern: '/procs/<pid>/info',
       kind: 'line',
-      doc: 'what the process is and has of ours; echo follow=none|fork|exec|all for its children',
+      doc: 'what the process is and has of ours; echo follow=none|fork|exec|all, nostop=on|off',
       handlers: {
         read: (context) => infoText(engine, pidOf(context)),
-        line: (context, lines) => {
-          const values = lines.map(parseFollow);
-          for (const value of values) engine.lineage.setFollow(pidOf(context), value);
+        line: async (context, lines) => {
+          const pid = pidOf(context);
+          const settings = lines.map((line) => parseNoStop(line) ?? parseFollow(line));
+          for (const value of settings) {
+            if (typeof value === 'string') engine.lineage.setFollow(pid, value);
+            else await engine.stops.set(pid, value, engine.process(pid));
+          }
         },
       },
     },

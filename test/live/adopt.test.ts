@@ -21,6 +21,7 @@ class Dynasty {
   readonly #lab: Lab;
   readonly #first: TestMount;
   #now: Running | undefined;
+  readonly #pids = new Set<number>();
 
   private constructor(lab: Lab, first: TestMount) {
     this.#lab = lab;
@@ -32,6 +33,7 @@ class Dynasty {
   }
 
   file(pid: number, ...rest: string[]): string {
+    this.#pids.add(pid);
     return join(this.#first.mountpoint, 'procs', String(pid), ...rest);
   }
   read = (pid: number, name: string) => readFileSync(this.file(pid, name), 'utf8');
@@ -42,8 +44,17 @@ class Dynasty {
   get log(): string {
     return readFileSync(join(this.#first.mountpoint, 'log'), 'utf8');
   }
+  /** About processes of this test: a mount also looks at what others have left on the machine. */
   get errors(): string {
-    return readFileSync(join(this.#first.mountpoint, 'error_log'), 'utf8');
+    const text = readFileSync(join(this.#first.mountpoint, 'error_log'), 'utf8');
+    const isOther = (line: string) => {
+      const pid = /\/procs\/(\d+)\//.exec(line)?.[1];
+      return pid !== undefined && !this.#pids.has(Number(pid));
+    };
+    return text
+      .split('\n')
+      .filter((line) => !isOther(line))
+      .join('\n');
   }
 
   hooks(pid: number): string[][] {
@@ -84,6 +95,28 @@ async function calls(target: Running): Promise<number> {
 
 const entry = (text: string, name: string) =>
   Number(new RegExp(`\\b${name}\\W+(\\d+)`).exec(text)?.[1]);
+
+await t.test('a process that may not be stopped stays so', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = lab.start('setarch', ['-R', lab.build('storm.c'), '4', '2']);
+    const { pid } = target;
+    t.ok(await target.says(/round [1-9]/), 'the target works');
+    const before = codeHash(pid);
+    const line = await Dynasty.begin(lab);
+    const nostop = () => /^nostop +(\w+)$/m.exec(line.read(pid, 'info'))?.[1];
+    t.same(await lab.sh(`echo nostop=on > ${line.file(pid, 'info')}`), OK);
+    t.same(await line.cp(lab.bpf('probe'), pid, 'uprobe/storm_1'), OK);
+    await line.kill();
+    t.ok(await line.next(), 'the next one mounts');
+    t.equal(line.errors, '', 'without a complaint');
+    t.equal(nostop(), 'on', 'the setting is there');
+    t.same(await lab.sh(`rm ${line.file(pid, 'uprobe/storm_1')}`), OK);
+    t.match(line.read(pid, 'info'), /^pause_ns_total +0$/m, 'and was kept');
+    await sameCode(t, pid, before, 'after rm');
+    t.ok(await target.advances(), 'it works on');
+    t.same(await line.end(), [], 'unmounted');
+  });
+});
 
 await t.test('the next daemon goes on with hooks of every kind', async (t) => {
   await Lab.run(t, async (lab) => {
