@@ -141,7 +141,8 @@ void Emitter::alu_mem_reg(Alu op, Mem mem, Reg src, uint32_t size_bytes, bool lo
   op_mem(static_cast<uint8_t>(static_cast<uint8_t>(op) << 3 | 1), src, mem, size_bytes == 8);
 }
 
-void Emitter::alu_mem_imm(Alu op, Mem mem, int32_t imm, uint32_t size_bytes) {
+void Emitter::alu_mem_imm(Alu op, Mem mem, int32_t imm, uint32_t size_bytes, bool lock) {
+  if (lock) byte(0xf0);
   const bool is_short = fits_s8(imm);
   op_mem(is_short ? 0x83 : 0x81, static_cast<uint8_t>(op), mem, size_bytes == 8);
   if (is_short) return byte(static_cast<uint8_t>(imm));

@@ -80,7 +80,7 @@ class Emitter {
   void alu(Alu op, Reg dst, Reg src, bool wide);
   void alu_imm(Alu op, Reg dst, int32_t imm, bool wide);
   void alu_mem_reg(Alu op, Mem mem, Reg src, uint32_t size_bytes, bool lock);
-  void alu_mem_imm(Alu op, Mem mem, int32_t imm, uint32_t size_bytes);
+  void alu_mem_imm(Alu op, Mem mem, int32_t imm, uint32_t size_bytes, bool lock = false);
   void test(Reg a, Reg b, bool wide);
   void test_imm(Reg reg, int32_t imm, bool wide);
   void shift_imm(Shift op, Reg reg, uint8_t count, bool wide);

@@ -13,21 +13,28 @@ constexpr uint32_t kLivePassesMax = 24;     // then everything counts as live
 constexpr uint32_t kContextPassesMax = 24;  // then the context counts as escaped
 constexpr uint32_t kContextBytes = 168;     // struct pt_regs
 
-uint16_t live_before(const Flow& flow, const std::vector<uint16_t>& live, uint32_t slot) {
+using Dropped = std::vector<uint8_t>;
+
+uint16_t live_before(const Flow& flow, const std::vector<uint16_t>& live, uint32_t slot,
+                     const Dropped* dropped = nullptr) {
+  if (dropped != nullptr && !dropped->empty() && (*dropped)[slot] != 0) return live[slot];
   const RegUse use = reg_use(flow.insns[slot]);
   return static_cast<uint16_t>((live[slot] & ~use.writes) | use.reads);
 }
 
 /// One backward pass over a function; true if anything changed.
-bool live_pass(const Flow& flow, const Subprog& subprog, std::vector<uint16_t>* live) {
+bool live_pass(const Flow& flow, const Subprog& subprog, const Dropped* dropped,
+               std::vector<uint16_t>* live) {
   bool changed = false;
   for (uint32_t i = subprog.end; i-- > subprog.start;) {
     if (flow.is_second[i] != 0 || flow.is_reachable[i] == 0) continue;
     const Insn& insn = flow.insns[i];
     if (insn.is_exit()) continue;
     uint16_t after = 0;
-    if (insn.is_goto() || insn.is_branch()) after |= live_before(flow, *live, flow.jump_target(i));
-    if (!insn.is_goto()) after |= live_before(flow, *live, flow.next(i));
+    if (insn.is_goto() || insn.is_branch()) {
+      after |= live_before(flow, *live, flow.jump_target(i), dropped);
+    }
+    if (!insn.is_goto()) after |= live_before(flow, *live, flow.next(i), dropped);
     changed |= after != (*live)[i];
     (*live)[i] = after;
   }
@@ -262,11 +269,11 @@ class ContextScan {
 
 }  // namespace
 
-std::vector<uint16_t> live_after(const Flow& flow) {
+std::vector<uint16_t> live_after(const Flow& flow, const std::vector<uint8_t>* dropped) {
   std::vector<uint16_t> live(flow.insns.size(), 0);
   for (const Subprog& subprog : flow.subprogs) {
     uint32_t passes = 0;
-    while (live_pass(flow, subprog, &live)) {
+    while (live_pass(flow, subprog, dropped, &live)) {
       if (++passes < kLivePassesMax) continue;
       std::fill(live.begin() + subprog.start, live.begin() + subprog.end, kAllRegs);
       break;

@@ -10,8 +10,10 @@
 
 namespace bpftime {
 
-/// Per slot: registers whose value may be read after that instruction.
-[[nodiscard]] std::vector<uint16_t> live_after(const Flow& flow);
+/// Per slot: registers whose value may be read after that instruction. `dropped`: per slot, 1 if
+/// the instruction is not executed; null or empty: all are.
+[[nodiscard]] std::vector<uint16_t> live_after(const Flow& flow,
+                                               const std::vector<uint8_t>* dropped = nullptr);
 
 /// What one function needs of its frame.
 struct FrameUse {

@@ -11,9 +11,9 @@ using x86::Mem;
 
 namespace {
 
-/// The x86 operation of an ALU instruction that has a form with a memory destination.
-bool memory_alu(const Insn& insn, Alu* op) {
-  switch (insn.op()) {
+/// The x86 operation of a BPF one that has a form with a memory destination.
+bool memory_alu(uint8_t bpf_op, Alu* op) {
+  switch (bpf_op) {
     case kAdd:
       *op = Alu::kAdd;
       return true;
@@ -48,8 +48,9 @@ uint32_t JitX86::compile_load(uint32_t slot) {
   const Insn* change = follower(slot, 1);
   const Insn* store = change != nullptr && change->is_alu() ? follower(slot, 2) : nullptr;
   Alu op{};
-  if (store != nullptr && size_bytes >= 4 && insn.dst != insn.src && memory_alu(*change, &op) &&
-      change->dst == insn.dst && (change->cls() == kAlu64 || size_bytes == 4) &&
+  if (store != nullptr && size_bytes >= 4 && insn.dst != insn.src &&
+      memory_alu(change->op(), &op) && change->dst == insn.dst &&
+      (change->cls() == kAlu64 || size_bytes == 4) &&
       !(change->src_is_reg() && change->src == insn.dst) && store->cls() == kStx &&
       store->mode() == kModeMem && store->size() == insn.size() && store->dst == insn.src &&
       store->off == insn.off && store->src == insn.dst && !is_live_after(slot + 2, insn.dst)) {
@@ -105,6 +106,25 @@ void JitX86::compile_atomic(uint32_t slot) {
     default:
       atomic_loop(slot);
   }
+}
+
+/// r = imm; lock *p += r, with r dead afterwards: the constant goes into the instruction, and what
+/// waits for a locked operation (all that is stored before it, all that is loaded after it) is
+/// less.
+uint32_t JitX86::fuse_atomic(uint32_t slot) {
+  const Insn& insn = insn_at(slot);
+  if (insn.op() != kMov || insn.src_is_reg()) return 0;
+  const Insn* next = follower(slot, 1);
+  Alu op{};
+  if (next == nullptr || !next->is_atomic() || next->src != insn.dst || next->dst == insn.dst ||
+      (next->imm & ~0xf0) != 0 || !memory_alu(static_cast<uint8_t>(next->imm), &op) ||
+      is_live_after(slot + 1, insn.dst)) {
+    return 0;
+  }
+  // The operand of the wide form is sign extended.
+  if (next->size() == kDw && insn.cls() == kAlu && insn.imm < 0) return 0;
+  emit_.alu_mem_imm(op, Mem{reg(next->dst), next->off}, insn.imm, next->size_bytes(), true);
+  return 2;
 }
 
 /// Fetching and, or, xor: a compare-and-exchange loop around rax.

@@ -84,7 +84,11 @@ Cond condition(uint8_t op) {
 }  // namespace
 
 JitX86::JitX86(const Flow& flow, const CompileOptions& options)
-    : flow_(flow), options_(options), live_(live_after(flow)), lookups_(flow, live_, options) {}
+    : flow_(flow),
+      options_(options),
+      live_(live_after(flow)),
+      lookups_(flow, live_, options),
+      dead_(flow, lookups_, &live_) {}
 
 JitX86::Reg JitX86::reg(uint8_t bpf_reg) {
   constexpr Reg kRegs[] = {x86::kRax, x86::kRdi, x86::kRsi, x86::kRdx, x86::kRcx, x86::kR8,
@@ -135,7 +139,8 @@ void JitX86::compile_function(const Subprog& subprog) {
 }
 
 void JitX86::prologue(const Subprog& subprog) {
-  const FrameUse use = frame_use(flow_, subprog, live_);
+  FrameUse use = frame_use(flow_, subprog, live_);
+  if (dead_.is_frame_dead(subprog)) use.uses_frame = false;
   bool has_calls = false;
   for (uint32_t i = subprog.start; i < subprog.end; i = flow_.next(i)) {
     if (flow_.is_reachable[i] == 0 || !flow_.insns[i].is_call()) continue;
@@ -189,6 +194,7 @@ void JitX86::epilogue() {
 const JitX86::Insn* JitX86::follower(uint32_t slot, uint32_t count) const {
   const uint32_t at = slot + count;
   if (at >= flow_.insns.size() || flow_.is_target[at] != 0) return nullptr;
+  if (dead_.is_dropped(at)) return nullptr;
   return &flow_.insns[at];
 }
 
@@ -196,10 +202,11 @@ const JitX86::Insn* JitX86::follower(uint32_t slot, uint32_t count) const {
 /// many slots that were.
 uint32_t JitX86::compile_insn(uint32_t slot) {
   const Insn& insn = flow_.insns[slot];
-  if (lookups_.is_elided(slot)) return insn.is_lddw() ? 2 : 1;
+  if (lookups_.is_elided(slot) || dead_.is_dropped(slot)) return insn.is_lddw() ? 2 : 1;
   switch (insn.cls()) {
     case kAlu:
     case kAlu64:
+      if (const uint32_t fused = fuse_atomic(slot); fused != 0) return fused;
       return compile_alu(slot);
     case kLd:
       return compile_lddw(slot);

@@ -11,6 +11,7 @@
 #include <tuple>
 #include <vector>
 
+#include "dead_code.h"
 #include "emit_x86_64.h"
 #include "facts.h"
 #include "flow.h"
@@ -82,6 +83,7 @@ class JitX86 {
   void compile_store(const Insn& insn);
   void compile_atomic(uint32_t slot);
   void atomic_loop(uint32_t slot);
+  uint32_t fuse_atomic(uint32_t slot);
 
   // jit_call.cc
   uint32_t compile_call(uint32_t slot);
@@ -94,6 +96,7 @@ class JitX86 {
   const CompileOptions& options_;
   std::vector<uint16_t> live_;
   LookupPlan lookups_;
+  DeadCode dead_;
   x86::Emitter emit_;
   std::vector<x86::Label> labels_;           // per slot; kNoLabel where nothing jumps to
   std::vector<x86::Label> function_labels_;  // per subprogram, before its prologue
