@@ -256,6 +256,7 @@ export interface PatchInfo {
 /** What a hook counted since it was attached. */
 export interface HookCounters {
   hookId: number;
+  tier: 'inline' | 'lite' | 'full'; // docs/adr/0018
   hits: bigint;
   missed: bigint;
   samples: bigint;

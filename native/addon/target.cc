@@ -235,6 +235,11 @@ Napi::Value target_unwound(const Napi::CallbackInfo& info) {
   });
 }
 
+const char* tier_name(target::Tier tier) {
+  if (tier == target::Tier::kInline) return "inline";
+  return tier == target::Tier::kLite ? "lite" : "full";
+}
+
 Napi::Value target_counters(const Napi::CallbackInfo& info) {
   const uint32_t id = info[0].As<Napi::Number>().Uint32Value();
   return run(info.Env(), [id](Answer* answer) {
@@ -245,6 +250,7 @@ Napi::Value target_counters(const Napi::CallbackInfo& info) {
       for (uint32_t i = 0; i < counters.size(); ++i) {
         Napi::Object one = Napi::Object::New(env);
         one.Set("hookId", Napi::Number::New(env, counters[i].hook_id));
+        one.Set("tier", Napi::String::New(env, tier_name(counters[i].tier)));
         one.Set("hits", Napi::BigInt::New(env, counters[i].hits));
         one.Set("missed", Napi::BigInt::New(env, counters[i].missed));
         one.Set("samples", Napi::BigInt::New(env, counters[i].samples));

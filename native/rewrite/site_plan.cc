@@ -79,13 +79,25 @@ uint64_t moved_target(uint64_t target, const SitePlan& plan, uint64_t dest,
   return target;
 }
 
+// Pushes the original return address from where put_return_addr() will leave it. The call over one
+// byte is for the processor, which counts calls and returns to predict where returns lead: without
+// it not only this one but those of all callers are mispredicted (eight of them: 49 ns, not 9).
+// Neither a register nor a flag changes.
+uint32_t emit_push_return(CodeBuffer* out) {
+  out->put({0xe8, 0x01, 0x00, 0x00, 0x00, 0xcc});  // call over the trap
+  out->put({0x48, 0x8d, 0x64, 0x24, 0x08});        // lea rsp, [rsp + 8]
+  out->put({0xff, 0x35});                          // push qword [rip + ...]
+  return out->put_rel32_later();
+}
+void put_return_addr(CodeBuffer* out, uint32_t at, uint64_t return_addr) {
+  out->bind(at, out->here());
+  out->put_u64(return_addr);
+}
+
 void emit_call_as_push_jump(CodeBuffer* out, uint64_t return_addr, uint64_t target) {
-  // push imm32 sign-extends; the high half is fixed up in memory. No register is touched.
-  out->put({0x68});
-  out->put_u32(static_cast<uint32_t>(return_addr));
-  out->put({0xc7, 0x44, 0x24, 0x04});
-  out->put_u32(static_cast<uint32_t>(return_addr >> 32));
+  const uint32_t at = emit_push_return(out);
   out->jmp(target);
+  put_return_addr(out, at, return_addr);
 }
 
 // A copied indirect call would leave the copy's address on the stack, which no unwinder knows:
@@ -102,10 +114,7 @@ Result<void> emit_indirect_call(CodeBuffer* out, const OneInsn& one, const uint8
       (!memory && op.reg.value == ZYDIS_REGISTER_RSP) || one.insn.opcode != 0xff) {
     return fail(EOPNOTSUPP, "an indirect call through the stack pointer cannot be moved");
   }
-  out->put({0x68});
-  out->put_u32(static_cast<uint32_t>(return_addr));
-  out->put({0xc7, 0x44, 0x24, 0x04});
-  out->put_u32(static_cast<uint32_t>(return_addr >> 32));
+  const uint32_t at = emit_push_return(out);
   const uint32_t modrm_at = one.insn.raw.modrm.offset;
   const uint8_t modrm = static_cast<uint8_t>((bytes[modrm_at] & ~0x38) | (4 << 3));  // ff /2 -> /4
   out->put_bytes(bytes, modrm_at);
@@ -115,6 +124,7 @@ Result<void> emit_indirect_call(CodeBuffer* out, const OneInsn& one, const uint8
   } else {
     out->put_bytes(bytes + modrm_at + 1, one.insn.length - modrm_at - 1u);
   }
+  put_return_addr(out, at, return_addr);
   return {};
 }
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "trampoline.h"
 
+#include <algorithm>
 #include <cstddef>
 
 #include "../abi/agent.h"
-#include "emit.h"
+#include "frame_code.h"
 
 namespace bpftime::rewrite {
 
@@ -13,7 +14,6 @@ namespace {
 constexpr uint32_t kFrame = sizeof(probe_frame);
 // Where the return address is put back, in front of it the flags.
 constexpr uint32_t kReturnSlot = kFrame + 8;
-constexpr uint32_t kRedZone = 128;
 constexpr uint32_t kAllWords = (1u << 21) - 1;
 static_assert(offsetof(shadow_stack, depth) == 8 && offsetof(shadow_stack, sweep_at) == 16 &&
                   offsetof(shadow_stack, entries) == 64 && sizeof(shadow_entry) == 32 &&
@@ -31,11 +31,13 @@ constexpr uint32_t kPopClobbers = 0x7c00, kPushClobbers = kPopClobbers | 1u << 9
 constexpr uint32_t kWordOrigAx = 15, kWordIp = 16, kWordCs = 17, kWordFlags = 18, kWordSp = 19,
                    kWordSs = 20;
 
+constexpr uint32_t kFlatFlags = kWordOrigAx * 8;  // in a flat frame, instead of behind it
+
 constexpr uint32_t kGoStored = 1u << kWordAx | 1u << kWordCx;  // put_go_enter stores them
 
-class Builder {
+class Builder : FrameCode {
  public:
-  explicit Builder(const TrampolineSpec& spec) : spec_(spec), code_(spec.body) {}
+  explicit Builder(const TrampolineSpec& spec) : FrameCode(spec.body), spec_(spec) {}
 
   Result<Trampoline> build_filter(const FilterSpec& filter) {
     enter_inside();
@@ -44,9 +46,11 @@ class Builder {
     call_slot(filter.filter_slot);
     code_.put({0x85, 0xc0, 0x0f, 0x84});  // test eax, eax; jz: to the kernel
     const uint32_t to_kernel = code_.put_rel32_later();
-    leave_inside(filter.behind);
+    leave_inside();
+    code_.jmp(filter.behind);
     code_.bind(to_kernel, code_.here());
-    leave_inside(filter.copy);
+    leave_inside();
+    code_.jmp(filter.copy);
     return finish();
   }
 
@@ -84,40 +88,12 @@ class Builder {
   // An out-of-line timed call of one program.
   struct Sample {
     uint32_t jump_at;  // rel32 to bind
-    uint64_t back;
+    uint64_t untimed;  // where the counter is counted up
+    uint64_t back;     // behind the program
     uint64_t slot;
+    bool wants_ctx;
+    bool is_flat;
   };
-
-  // mov [rsp+disp32], reg  /  mov reg, [rsp+disp32]
-  void store(uint8_t reg, uint32_t disp) { rsp_move(0x89, reg, disp); }
-  void load(uint8_t reg, uint32_t disp) { rsp_move(0x8b, reg, disp); }
-  void rsp_move(uint8_t opcode, uint8_t reg, uint32_t disp) {
-    code_.put({0x48 | (reg >= 8 ? 4 : 0), opcode});
-    if (disp < 128) {
-      code_.put({0x44 | ((reg & 7) << 3), 0x24, static_cast<int>(disp)});
-    } else {
-      code_.put({0x84 | ((reg & 7) << 3), 0x24});
-      code_.put_u32(disp);
-    }
-  }
-  // lea rsp, [rsp + delta]: moves the stack without touching flags.
-  void move_rsp(int32_t delta) {
-    code_.put({0x48, 0x8d, 0xa4, 0x24});
-    code_.put_u32(static_cast<uint32_t>(delta));
-  }
-  void mov_rax_imm(uint64_t value) {
-    if (value <= UINT32_MAX) {
-      code_.put({0xb8});
-      code_.put_u32(static_cast<uint32_t>(value));
-    } else {
-      code_.put({0x48, 0xb8});
-      code_.put_u64(value);
-    }
-  }
-  void call_slot(uint64_t slot) {
-    code_.put({0xff, 0x15});
-    code_.put_rel32(slot);
-  }
 
   static uint32_t words_read(const std::vector<HookCall>& hooks) {
     uint32_t words = 0;
@@ -126,14 +102,25 @@ class Builder {
     }
     return words & kAllWords;
   }
+  static bool wants_ctx(const HookCall& hook) {
+    return !hook.code || hook.escapes_ctx || hook.ctx_read_mask != 0;
+  }
   // Registers that change while these programs run, with what the code around them uses.
   static uint32_t clobbered_by(const std::vector<HookCall>& hooks) {
-    uint32_t words = 1u << kWordAx | 1u << kWordDi;
+    uint32_t words = 1u << kWordAx;
     for (const HookCall& hook : hooks) {
       words |= hook.clobbers & kCallClobbers;
-      if (hook.counted) words |= 1u << kWordCx | 1u << kWordDx;
+      if (hook.counted) words |= 1u << kWordDx;
+      if (wants_ctx(hook)) words |= 1u << kWordDi;
     }
     return words;
+  }
+  // Programs that need no stack and no context leave the stack pointer where it is.
+  [[nodiscard]] bool can_be_flat(const std::vector<HookCall>& hooks) const {
+    if (spec_.go) return false;
+    return std::none_of(hooks.begin(), hooks.end(), [](const HookCall& hook) {
+      return wants_ctx(hook) || hook.code->uses_stack;
+    });
   }
   static bool any_escapes(const std::vector<HookCall>& hooks) {
     for (const HookCall& hook : hooks) {
@@ -164,12 +151,6 @@ class Builder {
     if ((words >> kWordCs & 1) != 0) store_imm32(kWordCs * 8, 0x33);
     if ((words >> kWordSs & 1) != 0) store_imm32(kWordSs * 8, 0x2b);
   }
-  // mov qword [rsp+disp], imm32
-  void store_imm32(uint32_t disp, int32_t value) {
-    code_.put({0x48, 0xc7, 0x84, 0x24});
-    code_.put_u32(disp);
-    code_.put_u32(static_cast<uint32_t>(value));
-  }
   void restore_regs() {
     const uint32_t last = spec_.go ? kGoStored : 0;  // put_go_leave's part
     for (uint32_t word = 0; word < 15; ++word) {
@@ -199,16 +180,16 @@ class Builder {
     store(0, offsetof(probe_frame, func_ip));
   }
 
-  // The hook_stats of this CPU are at [rcx + rax].
+  // The hook_stats of this CPU are at [rdx + rax].
   void find_stats(const HookCall& hook) {
     if (spec_.has_rdpid) {
       code_.put({0xf3, 0x0f, 0xc7, 0xf8});  // rdpid rax: node << 12 | cpu
     } else {
       code_.put({0xb8, 0x7b, 0, 0, 0, 0x0f, 0x03, 0xc0});  // mov eax, 0x7b; lsl eax, eax
     }
-    code_.put({0x25, 0xff, 0x0f, 0x00, 0x00});                               // and eax, 0xfff
-    code_.put({0x48, 0xc1, 0xe0, static_cast<int>(spec_.stats_cpu_shift)});  // shl rax, n
-    code_.put({0x48, 0x8d, 0x0d});  // lea rcx, [rip + stats]
+    code_.put({0x25, 0xff, 0x0f, 0x00, 0x00});                         // and eax, 0xfff
+    code_.put({0xc1, 0xe0, static_cast<int>(spec_.stats_cpu_shift)});  // shl eax, n
+    code_.put({0x48, 0x8d, 0x15});                                     // lea rdx, [rip + stats]
     code_.put_rel32(hook.stats);
   }
 
@@ -219,36 +200,59 @@ class Builder {
       mov_rax_imm(hook.hook_id);
       store(0, offsetof(probe_frame, hook_id));
     }
-    Sample sample{0, 0, hook.entry_slot};
+    Sample sample{0, 0, 0, hook.entry_slot, wants_ctx(hook), is_flat_};
     if (hook.counted) {
+      // True for two counts in a row: the first of all is no sample, as it runs cold, and the
+      // last bit tells the others apart in emit_sample().
       find_stats(hook);
-      code_.put({0x8b, 0x14, 0x01});        // mov edx, [rcx + rax]
-      code_.put({0x48, 0xff, 0x04, 0x01});  // inc qword [rcx + rax]
-      code_.put({0x81, 0xe2});              // and edx, every - 1
-      code_.put_u32(HOOK_SAMPLE_EVERY - 1);
-      code_.put({0x83, 0xfa, 0x01});  // cmp edx, 1: the first call runs cold
+      code_.put({0xf7, 0x04, 0x02});  // test dword [rdx + rax], every - 2
+      code_.put_u32(HOOK_SAMPLE_EVERY - 2);
       code_.put({0x0f, 0x84});
       sample.jump_at = code_.put_rel32_later();
+      sample.untimed = code_.here();
+      code_.put({0x48, 0xff, 0x04, 0x02});  // inc qword [rdx + rax]
     }
-    code_.put({0x48, 0x89, 0xe7});  // mov rdi, rsp
-    call_slot(hook.entry_slot);
+    if (sample.wants_ctx) code_.put({0x48, 0x89, 0xe7});  // mov rdi, rsp
+    if (hook.code) {
+      put_inline(hook);
+    } else {
+      call_slot(hook.entry_slot);
+    }
     sample.back = code_.here();
     if (hook.counted) samples_.push_back(sample);
   }
 
+  // The program itself, unless its slot leads elsewhere by now: it may not run once more then.
+  void put_inline(const HookCall& hook) {
+    code_.put({0x81, 0x3d});  // cmp dword [rip + slot], entry
+    code_.put_rel32(hook.entry_slot, 4);
+    code_.put_u32(static_cast<uint32_t>(hook.entry));
+    code_.put({0x0f, 0x85});
+    const uint32_t skip = code_.put_rel32_later();
+    code_.put_bytes(hook.code->bytes.data(), hook.code->bytes.size());
+    code_.bind(skip, code_.here());
+  }
+
+  // Always a call: what is measured is the program, and the call is little beside reading the
+  // clock.
   void emit_sample(const Sample& sample) {
     code_.bind(sample.jump_at, code_.here());
-    code_.put({0x48, 0x01, 0xc1});                                      // add rcx, rax
-    code_.put({0x51});                                                  // push rcx
+    code_.put({0xf7, 0x04, 0x02, 0x01, 0, 0, 0, 0x0f, 0x84});  // test dword [rdx + rax], 1; jz
+    code_.put_rel32(sample.untimed);
+    code_.put({0x48, 0xff, 0x04, 0x02});  // inc qword [rdx + rax]
+    if (sample.is_flat) move_rsp(kFlatBase);
+    code_.put({0x51, 0x48, 0x01, 0xd0, 0x50});  // push rcx; rax += rdx; push
     code_.put({0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0});  // rdtsc; rax |= rdx<<32
     code_.put({0x50});                                                  // push rax
-    code_.put({0x48, 0x8d, 0x7c, 0x24, 0x10});                          // lea rdi, [rsp+16]
+    if (sample.wants_ctx) code_.put({0x48, 0x8d, 0x7c, 0x24, 0x18});    // lea rdi, [rsp+24]
     call_slot(sample.slot);
     code_.put({0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0});
-    code_.put({0x59, 0x48, 0x29, 0xc8});  // pop rcx; sub rax, rcx
+    code_.put({0x5a, 0x48, 0x29, 0xd0});  // pop rdx; sub rax, rdx
+    code_.put({0x5a});                    // pop rdx
+    code_.put({0x48, 0x01, 0x42, 0x08});  // add [rdx+8], rax
+    code_.put({0x48, 0xff, 0x42, 0x10});  // inc qword [rdx+16]
     code_.put({0x59});                    // pop rcx
-    code_.put({0x48, 0x01, 0x41, 0x08});  // add [rcx+8], rax
-    code_.put({0x48, 0xff, 0x41, 0x10});  // inc qword [rcx+16]
+    if (sample.is_flat) move_rsp(-kFlatBase);
     code_.jmp(sample.back);
   }
 
@@ -259,17 +263,23 @@ class Builder {
     code_.put({0x9c, 0xfc});  // pushfq; cld
     move_rsp(-static_cast<int32_t>(kFrame));
   }
-  void leave_inside(uint64_t target) {
-    if (spec_.go) {
-      leave_go(true);
-      code_.jmp(target);
-      return;
-    }
+  void leave_inside() {
+    if (spec_.go) return leave_go(true);
     restore_regs();
     move_rsp(static_cast<int32_t>(kFrame));
     code_.put({0x9d});  // popfq
     move_rsp(static_cast<int32_t>(kRedZone));
-    code_.jmp(target);
+  }
+
+  // On through the displaced instructions to where the function goes on.
+  void go_on() {
+    if (!spec_.tail) return code_.jmp(spec_.copy);
+    const Result<std::vector<uint8_t>> tail = spec_.tail(code_.here());
+    if (!tail) {
+      fail_ = tail.error().reason;
+      return;
+    }
+    code_.put_bytes(tail.value().data(), tail.value().size());
   }
 
   // The programs on entry, up to and without the way on; leaves the frame in place.
@@ -279,7 +289,7 @@ class Builder {
       enter_inside();
     } else if (spec_.go) {
       enter_go(keeps_go_flags());
-    } else {
+    } else if (!is_flat_) {
       move_rsp(-static_cast<int32_t>(kFrame));
     }
     save_regs(words, kFrame + (mid ? kRedZone + 8 : 0));
@@ -299,10 +309,12 @@ class Builder {
 
   void call_on_entry() {
     saved_ = clobbered_by(spec_.on_entry);
+    is_flat_ = can_be_flat(spec_.on_entry);
     run_on_entry(false);
     if (spec_.go) return leave_go(keeps_go_flags());
     restore_regs();
-    move_rsp(static_cast<int32_t>(kFrame));
+    if (!is_flat_) move_rsp(static_cast<int32_t>(kFrame));
+    is_flat_ = false;
   }
 
   // Flags are dead behind a stack check. Elsewhere they may not be: the runtime makes goroutines
@@ -325,7 +337,7 @@ class Builder {
     const bool mid = !spec_.at_entry;
     if (!mid && spec_.on_return.empty()) {
       call_on_entry();
-      code_.jmp(spec_.copy);
+      go_on();
       return;
     }
     if (!mid && spec_.go) {
@@ -336,7 +348,8 @@ class Builder {
     saved_on_entry_ = saved_;
     run_on_entry(mid);
     if (mid) {
-      leave_inside(spec_.copy);
+      leave_inside();
+      go_on();
       return;
     }
     hijack();
@@ -374,11 +387,6 @@ class Builder {
     code_.put({0x48, 0x01, 0xd1, 0x48, 0x39, 0x01});  // add rcx, rdx; cmp [rcx], rax
     leave_if(kNotZero, slow);
   }
-  void lea_slot(int modrm, uint32_t disp) {  // lea reg, [rsp + disp]
-    code_.put({0x48, 0x8d, modrm, 0x24});
-    code_.put_u32(disp);
-  }
-
   // agent_push_return() for the usual case, in the same order of stores: see there why.
   void push_return(Leaves* slow) {
     find_shadow(slow);
@@ -455,7 +463,7 @@ class Builder {
     for (const HookCall& hook : spec_.on_return) {
       if (!hook.counted) continue;
       find_stats(hook);
-      code_.put({0x48, 0xff, 0x44, 0x01, offsetof(hook_stats, missed)});  // inc [rcx + rax + ..]
+      code_.put({0x48, 0xff, 0x44, 0x02, offsetof(hook_stats, missed)});  // inc [rdx + rax + ..]
     }
     restore_regs();
     move_rsp(static_cast<int32_t>(kFrame));
@@ -467,10 +475,10 @@ class Builder {
   // lahf and seto cost nothing measurable, where popfq costs 2 ns.
   void save_flags() {
     code_.put({0x9f, 0x0f, 0x90, 0xc0});  // lahf; seto al
-    store(0, kFrame);
+    store(0, is_flat_ ? kFlatFlags : kFrame);
   }
   void restore_flags() {
-    load(0, kFrame);
+    load(0, is_flat_ ? kFlatFlags : kFrame);
     code_.put({0x04, 0x7f, 0x9e});  // add al, 127: overflows as seto said; sahf
   }
 
@@ -479,11 +487,12 @@ class Builder {
     if (spec_.on_return.empty()) return;
     const uint32_t words = words_read(spec_.on_return);
     saved_ = clobbered_by(spec_.on_return);
+    is_flat_ = can_be_flat(spec_.on_return);
     if (spec_.go) {
       enter_go(true);
       save_regs(words, kAboveReturn);
     } else {
-      move_rsp(-static_cast<int32_t>(kFrame + 8));
+      if (!is_flat_) move_rsp(-static_cast<int32_t>(kFrame + 8));
       save_regs(words, kAboveReturn);
       save_flags();
     }
@@ -498,7 +507,8 @@ class Builder {
     if (spec_.go) return leave_go(true);
     restore_flags();
     restore_regs();
-    move_rsp(static_cast<int32_t>(kFrame + 8));
+    if (!is_flat_) move_rsp(static_cast<int32_t>(kFrame + 8));
+    is_flat_ = false;
   }
 
   void return_half() {
@@ -528,7 +538,6 @@ class Builder {
   }
 
   TrampolineSpec spec_;
-  CodeBuffer code_;
   std::vector<Sample> samples_;
   uint32_t saved_ = kCallClobbers;  // words of the registers that are put back afterwards
   uint32_t saved_on_entry_ = 0;

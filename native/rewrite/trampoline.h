@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT
 // Trampolines: the code between a site's jump and the programs.
 //
-// Shape of one site in an arena:   head: jmp body | jmp lane, which leads to a copy or body
-//                                  copy: the relocated window, then back to the function
-//                                  body: frame, counters, program calls, then on to the copy
-// The body saves what a call may clobber (nine general registers) and of struct pt_regs only the
-// words that some program reads; vector and x87 state is never touched because nothing that runs
-// there uses it (but see go_stack.h). At a function's entry flags are dead; elsewhere the red zone
-// is stepped over and flags are kept. Returns are caught where the function's `ret`s stand
-// (exit_plan.h), else by the balanced hijack; see docs/adr/0003-return-probe.md.
+// Shape of one site in an arena:   lanes: jumps to a copy or a body
+//                                  head: on into the first body | jmp lane
+//                                  body: counters, programs, the relocated window, back
+//                                  copy: the relocated window alone, back
+// The body saves what its programs change and of struct pt_regs only the words that some program
+// reads; vector and x87 state is never touched because nothing that runs there uses it (but see
+// go_stack.h). A program is called, or its code stands in the body (inline_code.h,
+// docs/adr/0018). At a function's entry flags are dead; elsewhere the red zone is stepped over and
+// flags are kept. Returns are caught where the function's `ret`s stand (exit_plan.h), else by the
+// balanced hijack; see docs/adr/0003-return-probe.md.
 #pragma once
 
 #include <cstdint>
@@ -18,14 +20,21 @@
 
 #include "../base/result.h"
 #include "go_stack.h"
+#include "inline_code.h"
 
 namespace bpftime::rewrite {
 
-// A head is a short jump to one of the lanes of its block, each a jump somewhere: which one is a
-// single byte, so it can change while threads run (native/target/session_switch.cc).
+// A head is two bytes: a short jump to one of the lanes before it, each a jump somewhere, or a
+// `test` that goes on into the body behind it. Which one is a single byte, so it can change while
+// threads run (native/target/session_switch.cc).
 constexpr uint32_t kHeadLanes = 7;
 constexpr uint32_t kLaneBytes = 8;
-constexpr uint32_t kHeadBytes = kLaneBytes * (1 + kHeadLanes);
+constexpr uint32_t kGateBytes = 2;
+/// A block is aligned so that head and body begin a cache line.
+constexpr uint32_t kBlockAlign = 64;
+constexpr uint32_t kBeforeHead = kLaneBytes * (1 + kHeadLanes);
+constexpr uint32_t kHeadBytes = kBeforeHead + kGateBytes;
+static_assert(kBeforeHead % kBlockAlign == 0);
 /// Words of struct pt_regs (bit i: word i) that hold the nine registers a call may clobber.
 constexpr uint32_t kCallClobbers = 0x7fc0;
 
@@ -39,11 +48,17 @@ struct HookCall {
   bool escapes_ctx = true;            // reads more than the mask says: fill everything
   uint32_t clobbers = kCallClobbers;  // words of the registers that the program changes
   bool counted = true;                // false for the agent's own hooks
+  // Stands in the body instead of a call while `entry_slot` holds `entry`, and not once more when
+  // it holds something else (whose lower half differs).
+  std::optional<InlineCode> code;
+  uint64_t entry = 0;
 };
 
 struct TrampolineSpec {
-  uint64_t body = 0;     // where the code will be
-  uint64_t copy = 0;     // the relocated window
+  uint64_t body = 0;  // where the code will be
+  uint64_t copy = 0;  // the relocated window
+  // The same once more for an address, to end the body: a jump less. Null: the copy is jumped to.
+  std::function<Result<std::vector<uint8_t>>(uint64_t dest)> tail;
   uint64_t func_ip = 0;  // bpf_get_func_ip
   uint32_t site_id = 0;
   bool at_entry = true;   // flags dead, no red zone: never when a loop leads back to the site

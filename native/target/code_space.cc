@@ -7,8 +7,6 @@ namespace bpftime::target {
 
 namespace {
 
-constexpr uint64_t kGranule = 8;  // slots are that small
-
 uint64_t align_up(uint64_t value, uint64_t to) { return (value + to - 1) & ~(to - 1); }
 
 }  // namespace

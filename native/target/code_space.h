@@ -9,6 +9,9 @@
 
 namespace bpftime::target {
 
+/// What is taken begins and ends at multiples of this.
+constexpr uint64_t kGranule = 8;
+
 class CodeSpace {
  public:
   CodeSpace() = default;

@@ -19,7 +19,7 @@ namespace bpftime::target {
 namespace {
 
 constexpr uint64_t kMagic = 0x6c6e726a62667062ull;
-constexpr uint32_t kVersion = 2;
+constexpr uint32_t kVersion = 3;
 constexpr uint64_t kPlaceBytes = (kJournalStatesBytes - 4096) / 2;
 constexpr uint64_t kPlaces[2] = {4096, 4096 + kPlaceBytes};
 constexpr uint64_t kKeptBegin = uint64_t{256} << 20;

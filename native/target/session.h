@@ -88,8 +88,13 @@ struct ApplyReport {
   bool guard_armed = false;
 };
 
+/// How a hook's program is reached from the body of a site. kInline: it stands there. kLite: it is
+/// called, and finds the registers that it reads. kFull: it is called and finds all of pt_regs.
+enum class Tier : uint8_t { kInline, kLite, kFull };
+
 struct HookCounters {
   uint32_t hook_id = 0;
+  Tier tier = Tier::kFull;
   uint64_t hits = 0;
   uint64_t missed = 0;
   uint64_t samples = 0;
@@ -231,7 +236,8 @@ class Session {
     std::shared_ptr<ProgObject> program;
     uint64_t base = 0, bytes = 0;
     uint32_t users = 0;
-    uint32_t clobbers = 0;  // words of the registers that it changes
+    uint32_t clobbers = 0;                    // words of the registers that it changes
+    std::optional<rewrite::InlineCode> code;  // to stand in bodies instead of a call
   };
   struct Hook {
     HookRequest request;
@@ -342,7 +348,8 @@ class Session {
   Result<void> map_arena(Arena* arena, uint64_t start, uint64_t end);
   Result<void> ensure_program(uint32_t prog_id);
   Result<void> ensure_shadows();
-  Result<void> write_got(const Image& image);
+  Result<std::vector<uint8_t>> make_got(const Image& image) const;
+  void learn_code(Image* image) const;
   Result<Change> prepare(const SiteRequest& request);
   Result<Function> decode(uint64_t addr, uint32_t size);
   Result<void> plan_site(const SiteRequest& request, Site* site);
@@ -370,6 +377,7 @@ class Session {
   bool entry_needs_room_of(const Function& function, const rewrite::ExitPlan& exits);
   Result<rewrite::SitePlan> plan_window(const Function& function, uint64_t addr);
   Result<std::vector<rewrite::SitePlan>> plan_windows(const Function& function, uint64_t addr);
+  static void prefer_short(const Function& function, std::vector<rewrite::SitePlan>* forms);
   void register_patches(const Site& site);
   void unregister_patches(const Site& site);
   Result<void> check_window(const Function& function, const rewrite::SitePlan& plan);
@@ -387,7 +395,7 @@ class Session {
   Result<void> write_slots(const Change& change, bool undo);
   Result<void> put_head(uint64_t head, uint64_t copy, std::vector<Lane>* lanes) const;
   Result<void> put_lane(uint64_t head, size_t lane, uint64_t body) const;
-  Result<void> aim(uint64_t head, size_t lane, uint64_t body) const;
+  Result<void> aim(const Patch& patch, uint64_t head, size_t lane, uint64_t body) const;
   Result<void> choose_lanes(Change* change);
   Result<void> choose_lane(Arena* arena, ChangeStep* step);
   static void drop_lanes(const Change& change);
@@ -405,6 +413,7 @@ class Session {
   void settle(Change* change);
   static void release_counters(const Change& change);
   static const char* form_name(const Patch& patch);
+  [[nodiscard]] Tier tier_of(const HookRequest& request) const;
   void forget(std::vector<Change>* changes, const std::vector<SiteRequest>& requests);
   Result<void> build_filter(Change* change);
   using CodeBuilder = std::function<Result<rewrite::Trampoline>(uint64_t at)>;
@@ -422,7 +431,7 @@ class Session {
   Result<const rewrite::BranchIndex*> branches_of(const Region& text);
   Result<bool> others_enter(const Region& text, uint64_t site, uint32_t bytes, uint64_t begin,
                             uint64_t end);
-  Result<uint64_t> allocate(Arena* arena, uint64_t bytes);
+  Result<uint64_t> allocate(Arena* arena, uint64_t bytes, uint64_t align = 0);
   Result<void> put(uint64_t addr, const void* bytes, size_t size) const;
   Result<void> get(uint64_t addr, void* out, size_t size) const;
   Result<void> check_program() const;
@@ -440,6 +449,7 @@ class Session {
   void retire_hook(const Site& site, const Hook& hook);
   void retire_patch(const Site& site, const Patch& patch);
   void retire_head(const Site& site, const Patch& patch);
+  void retire_body(const Site& site, uint64_t head, const Lane& lane);
   void drop_fresh(Site* site);
   Result<uint64_t> recycle(bool now = false);
   Result<std::vector<uint64_t>> look_inside(std::set<uint32_t>* returning, uint64_t* pause_ns);

@@ -216,7 +216,7 @@ Result<void> Session::restore(const SessionState& state) {
     if (!step) return step;
   }
   for (const ImageState& image : state.images) {
-    images_[image.prog_id] = Image{nullptr, image.base, image.bytes, 0, image.clobbers};
+    images_[image.prog_id] = Image{nullptr, image.base, image.bytes, 0, image.clobbers, {}};
   }
   for (const ArenaState& range : state.ranges) {
     former_code_.emplace_back(range.base, range.base + range.bytes);
@@ -512,6 +512,7 @@ Result<void> Session::bind(const std::vector<std::pair<uint32_t, uint32_t>>& pro
     now[former] = id;
     bound[id] = image->second;
     bound[id].program = program;
+    learn_code(&bound[id]);
   }
   for (const auto& [addr, site] : sites_) {
     for (const Hook& hook : site->hooks) {

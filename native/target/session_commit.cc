@@ -252,8 +252,8 @@ Result<void> Session::write_change(const Change& change, StoppedProcess* process
     const bool becomes_on = undo ? patch.on : step.body != 0;
     const bool new_head = step.head != 0;
     if (was_on && becomes_on && !new_head) {
-      const Result<void> aimed =
-          undo ? aim(patch.head, patch.lane, patch.body) : aim(patch.head, step.lane, step.body);
+      const Result<void> aimed = undo ? aim(patch, patch.head, patch.lane, patch.body)
+                                      : aim(patch, patch.head, step.lane, step.body);
       if (!aimed) return aimed;
     }
     if ((was_on == becomes_on && !new_head) || step.vanished) continue;
@@ -369,6 +369,7 @@ std::vector<HookCounters> Session::counters() const {
     for (const Hook& hook : site->hooks) {
       HookCounters sum;
       sum.hook_id = hook.request.hook_id;
+      sum.tier = tier_of(hook.request);
       const bool is_seen = site->arena->stats_view != nullptr;
       const size_t cpus = is_seen ? site->arena->stats_bytes >> kStatsCpuShift : 0;
       for (size_t cpu = 0; cpu < cpus; ++cpu) {

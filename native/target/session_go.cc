@@ -111,7 +111,7 @@ bool Session::is_go_resuming(StoppedProcess* process) const {
     ranges.emplace_back(agent_, agent_ + header_.data_off);
     for (const Patch* patch : site->patches()) {
       ranges.emplace_back(patch->plan.site, patch->plan.site + patch->plan.window);
-      ranges.emplace_back(patch->head, patch->head + rewrite::kHeadBytes);
+      ranges.emplace_back(patch->head - rewrite::kBeforeHead, patch->head + rewrite::kGateBytes);
       ranges.emplace_back(patch->copy, patch->copy + patch->copy_bytes.size());
       ranges.emplace_back(patch->body, patch->body + patch->body_bytes);
     }

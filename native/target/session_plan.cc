@@ -7,6 +7,7 @@
 
 #include "../rewrite/emit.h"
 #include "../rewrite/go_prologue.h"
+#include "../rewrite/padding.h"
 #include "session.h"
 #include "session_parts.h"
 
@@ -370,10 +371,39 @@ Result<rewrite::SitePlan> Session::plan_window(const Function& function, uint64_
 // decides where programs may run.
 Result<std::vector<rewrite::SitePlan>> Session::plan_windows(const Function& function,
                                                              uint64_t addr) {
-  if (!function.is_go && !no_stop_) return rewrite::plan_forms(function.view, addr);
+  if (!function.is_go && !no_stop_) {
+    Result<std::vector<rewrite::SitePlan>> forms = rewrite::plan_forms(function.view, addr);
+    if (forms.ok()) prefer_short(function, &forms.value());
+    return forms;
+  }
   const Result<rewrite::SitePlan> plan = plan_window(function, addr);
   if (!plan) return plan.error();
   return std::vector<rewrite::SitePlan>{plan.value()};
+}
+
+// A short jump in place of one that would displace a call, whose return would be mispredicted: if
+// there is padding for it that no exit may want.
+void Session::prefer_short(const Function& function, std::vector<rewrite::SitePlan>* forms) {
+  const rewrite::FunctionView& view = function.view;
+  const auto has_call = [&](const rewrite::SitePlan& plan) {
+    const auto first = view.insns.begin() + plan.first;
+    return std::any_of(first, first + plan.count, [](const auto& insn) { return insn.is_call; });
+  };
+  if (forms->size() < 2 || (*forms)[1].form != rewrite::SiteForm::kShort) return;
+  rewrite::SitePlan& brief = (*forms)[1];
+  if (!has_call(forms->front()) || has_call(brief)) return;
+  Result<rewrite::ExitPlan> exits = rewrite::plan_exits(view, forms->front());
+  const uint64_t end = view.addr + view.size;
+  uint64_t pad = brief.pad;
+  for (size_t i = 0; exits.ok() && i < exits->exits.size(); ++i) {
+    const rewrite::SitePlan& exit = exits->exits[i];
+    if (exit.site >= pad + rewrite::kJumpBytes || pad >= exit.site + exit.window) continue;
+    pad = exit.site + exit.window;
+    if (pad < end || pad + rewrite::kJumpBytes > end + rewrite::padding_behind(view)) return;
+  }
+  if (pad - brief.site - 2 > INT8_MAX && pad > brief.site) return;
+  brief.pad = pad;
+  std::swap((*forms)[0], (*forms)[1]);
 }
 
 // Plans what the wanted hooks need and the site does not have yet.

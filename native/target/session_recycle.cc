@@ -49,10 +49,18 @@ void Session::retire_patch(const Site& site, const Patch& patch) {
 // A head with every body that it can lead to.
 void Session::retire_head(const Site& site, const Patch& patch) {
   if (patch.head == 0) return;
-  retire(site, patch.head, rewrite::kHeadBytes);
+  retire(site, patch.head - rewrite::kBeforeHead, rewrite::kBeforeHead + kGranule);
   for (size_t i = 1; i < patch.lanes.size(); ++i) {
-    if (patch.lanes[i].body != 0) retire(site, patch.lanes[i].body, patch.lanes[i].body_bytes);
+    if (patch.lanes[i].body != 0) retire_body(site, patch.head, patch.lanes[i]);
   }
+}
+
+// The first bytes of a body behind its head share a granule with the head, and go with it.
+void Session::retire_body(const Site& site, uint64_t head, const Lane& lane) {
+  constexpr uint64_t kShared = kGranule - rewrite::kGateBytes;
+  if (lane.body != head + rewrite::kGateBytes) return retire(site, lane.body, lane.body_bytes);
+  retired_[site.id].ways.push_back({site.arena, lane.body, kShared});
+  retire(site, lane.body + kShared, lane.body_bytes - kShared);
 }
 
 /// Where threads execute in our code or may come back to it, and the sites to which functions will

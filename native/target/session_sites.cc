@@ -38,8 +38,9 @@ bool has_rdpid() {
   return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (ecx >> 22 & 1) != 0;
 }
 
-Result<uint64_t> Session::allocate(Arena* arena, uint64_t bytes) {
-  const auto at = arena->space.take(bytes, bytes <= 8 ? 8 : 16);
+Result<uint64_t> Session::allocate(Arena* arena, uint64_t bytes, uint64_t align) {
+  if (align == 0) align = bytes <= 8 ? 8 : 16;
+  const auto at = arena->space.take(bytes, align);
   if (!at) return fail(ENOSPC, "the code arena is full");
   taken_.push_back({arena, *at, bytes});
   return *at;
@@ -173,15 +174,19 @@ Result<void> Session::ensure_program(uint32_t prog_id) {
       MapWant::shared(program->text.get(), text_bytes, PROT_READ | PROT_EXEC, image.base));
   step = map_all(&text);
   if (!step) return step;
-  step = write_got(image);
+  Result<std::vector<uint8_t>> got = make_got(image);
+  if (!got) return got.error();
+  step = put(image.base + program->image.got_off(), got->data(), got->size());
   if (!step) return step;
   orphans_.pop_back();
   image.clobbers = rewrite::clobbered_words(program->image.text);
+  learn_code(&image);
   images_.emplace(prog_id, image);
   return {};
 }
 
-Result<void> Session::write_got(const Image& image) {
+// The table of addresses behind an image's text, then its maps as the process sees them.
+Result<std::vector<uint8_t>> Session::make_got(const Image& image) const {
   const ProgObject& program = *image.program;
   const uint64_t got = image.base + program.image.got_off();
   const uint64_t views = align_up(got + program.image.got.size() * 8, 8);
@@ -189,7 +194,9 @@ Result<void> Session::write_got(const Image& image) {
   std::unordered_map<uint32_t, uint64_t> view_at;
   for (size_t i = 0; i < program.maps.size(); ++i) {
     vm_map view = program.maps[i]->view;
-    view.base = reinterpret_cast<u8*>(map_addrs_[program.maps[i]->id]);
+    const auto at = map_addrs_.find(program.maps[i]->id);
+    if (at == map_addrs_.end()) return fail(EIO, "a map of a program is not mapped");
+    view.base = reinterpret_cast<u8*>(at->second);
     const uint64_t off = views - got + i * sizeof(vm_map);
     memcpy(bytes.data() + off, &view, sizeof view);
     view_at[program.maps[i]->id] = got + off;
@@ -208,11 +215,34 @@ Result<void> Session::write_got(const Image& image) {
       const auto map = std::find_if(program.maps.begin(), program.maps.end(),
                                     [&](const auto& m) { return m->id == slot.index; });
       if (map == program.maps.end()) return fail(EIO, "a program names a map that it does not own");
-      value = map_addrs_[slot.index] + (*map)->view.data_off + slot.offset;
+      value = map_addrs_.find(slot.index)->second + (*map)->view.data_off + slot.offset;
     }
     memcpy(bytes.data() + i * 8, &value, sizeof value);
   }
-  return put(got, bytes.data(), bytes.size());
+  return bytes;
+}
+
+// What of a program can stand in a body: small ones that call nothing.
+void Session::learn_code(Image* image) const {
+  const ProgramImage& program = image->program->image;
+  const uint64_t entry = image->base + program.entry_off;
+  const uint64_t stub = agent_fn(header_.ret_stub);
+  image->code.reset();
+  // Bodies compare the lower half of what the slot holds.
+  if (program.entry_off != 0 || static_cast<uint32_t>(entry) == static_cast<uint32_t>(stub)) return;
+  Result<std::vector<uint8_t>> got = make_got(*image);
+  if (!got) return;
+  std::vector<uint64_t> slots(program.got.size());
+  memcpy(slots.data(), got->data(), slots.size() * sizeof(uint64_t));
+  image->code = rewrite::inline_code(program.text, program.got_off(), slots);
+}
+
+Tier Session::tier_of(const HookRequest& request) const {
+  const auto image = images_.find(request.prog_id);
+  const bool is_known = image != images_.end() && image->second.program != nullptr;
+  if (request.kind != HookKind::kProgram || !is_known) return Tier::kFull;
+  if (image->second.code) return Tier::kInline;
+  return image->second.program->image.escapes_ctx ? Tier::kFull : Tier::kLite;
 }
 
 Result<Session::Change> Session::prepare(const SiteRequest& request) {
@@ -323,6 +353,8 @@ Result<rewrite::HookCall> Session::hook_call(Hook* hook, Change* change) {
     call.ctx_read_mask = image.program->image.ctx_read_mask;
     call.escapes_ctx = image.program->image.escapes_ctx;
     call.clobbers = image.clobbers;
+    call.code = image.code;
+    call.entry = hook->entry;
   } else {
     call.ctx_read_mask = 0;
     call.escapes_ctx = false;
@@ -360,6 +392,15 @@ Result<void> Session::build_bodies(Change* change) {
   for (Patch* patch : site->patches()) {
     spec.at_entry = patch->plan.at_entry && !patch->plan.loops_to_site;
     spec.copy = patch->copy;
+    // What Go does with an address of ours it looks up in tables that know copies only.
+    spec.tail = nullptr;
+    if (!patch->is_go) {
+      spec.tail = [patch](uint64_t dest) -> Result<std::vector<uint8_t>> {
+        Result<rewrite::RelocatedCode> code = rewrite::relocate(patch->window, patch->plan, dest);
+        if (!code) return code.error();
+        return std::move(code.value().code);
+      };
+    }
     if (patch->is_go) spec.go = go_stack(*site->arena, patch->has_room);
     if (patch->plan.behind_check) {
       spec.copy = patch->plan.site + patch->plan.window;
@@ -422,13 +463,16 @@ Result<void> Session::put_code(Arena* arena, const CodeBuilder& build, ChangeSte
   const Result<rewrite::Trampoline> draft = build(arena->base);
   if (!draft) return draft.error();
   Patch& patch = *step->patch;
-  const uint64_t head_bytes = patch.head == 0 ? rewrite::kHeadBytes : 0;
-  const Result<uint64_t> at = allocate(arena, head_bytes + draft.value().code.size());
+  const bool is_first = patch.head == 0;
+  const uint64_t head_bytes = is_first ? rewrite::kHeadBytes : 0;
+  const Result<uint64_t> at =
+      allocate(arena, head_bytes + draft.value().code.size(), is_first ? rewrite::kBlockAlign : 0);
   if (!at) return at.error();
-  if (head_bytes != 0) {
-    const Result<void> headed = put_head(at.value(), patch.copy, &patch.lanes);
+  if (is_first) {
+    const uint64_t head = at.value() + rewrite::kBeforeHead;
+    const Result<void> headed = put_head(head, patch.copy, &patch.lanes);
     if (!headed) return headed;
-    patch.head = at.value();
+    patch.head = head;
     patch.new_bytes = site_bytes(patch, patch.head);
     step->made_head = true;
   }

@@ -180,7 +180,8 @@ bool check_hooks(const std::vector<HookState>& hooks, const ArenaState& arena) {
 
 bool check_lanes(uint64_t head, const std::vector<LaneState>& lanes, const ArenaState& arena) {
   if (head == 0) return lanes.empty();
-  if (!is_within(head, rewrite::kHeadBytes, arena) || lanes.empty()) return false;
+  const uint64_t block = head - rewrite::kBeforeHead;
+  if (!is_within(block, rewrite::kHeadBytes, arena) || lanes.empty()) return false;
   if (lanes.size() > rewrite::kHeadLanes) return false;
   return std::all_of(lanes.begin(), lanes.end(), [&](const LaneState& lane) {
     return lane.body == 0 || is_within(lane.body, lane.body_bytes, arena);

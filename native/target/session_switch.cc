@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: MIT
 // Session: where a diverted place leads, changed while the target runs.
 //
-// A head, its lanes and its first body:   +0 eb rel8   +8 e9 copy   +16 e9 body   ...   +64 body
-// Everything else of a new body is written first, to bytes that no thread executes yet; then the
-// rel8 makes it current. That is the only byte that changes under running threads, and it must stay
+// Lanes, a head and its first body:   -56 e9 copy   -48 e9 body   ...   +0 a8 rel8 | eb rel8   +2
+// The head is `test al, imm8` (a8), which goes on into the body behind it, or a short jump (eb) to
+// a lane. Where flags are live it is always a jump, if only to the next byte.
+// Everything else of a new body is written first, to bytes that no thread executes yet; then one
+// byte of the head makes it current: the displacement of a jump, or the opcode after the
+// displacement, which `test` ignores. Nothing else changes under running threads, and it must stay
 // so: the kernel copies what we write to /proc/PID/mem with `rep movsb` (access_remote_vm, memcpy),
 // which is no single store, so an address or a jump of five bytes could be seen half written.
-// One byte cannot, and either value makes a whole instruction: a processor that fetches it jumps to
-// the old lane or to the new one (AMD APM vol. 2, 7.6.1; the kernel relies on the same when
-// text_poke_bp replaces the first byte of an instruction that others execute). Old bodies stay
-// valid for whoever is in them, as nothing is freed here. Text is written here only where the user
-// asked for it (no_stop, SiteForm::kOneByte), and one byte of it: see docs/adr/0021.
+// One byte cannot, and either value makes a whole instruction: a processor that fetches it goes
+// where it led or where it leads (AMD APM vol. 2, 7.6.1; the kernel relies on the same when
+// text_poke_bp replaces the first byte of an instruction that others execute). Should one ever see
+// the second of two writes without the first, it takes lane 0: behind a `test` stands no other. Old
+// bodies stay valid for whoever is in them, as nothing is freed here. Text is written here only
+// where the user asked for it (no_stop, SiteForm::kOneByte), and one byte of it: see docs/adr/0021.
 #include <algorithm>
 
 #include "../rewrite/trampoline.h"
@@ -22,17 +26,18 @@ namespace bpftime::target {
 namespace {
 
 constexpr uint8_t kShortJump = 0xeb;
+constexpr uint8_t kTestAl = 0xa8;
 constexpr uint8_t kTrap = 0xcc;
-constexpr uint64_t kShortJumpBytes = 2;
 
-uint64_t lane_addr(uint64_t head, size_t lane) { return head + rewrite::kLaneBytes * (lane + 1); }
+uint64_t lane_addr(uint64_t head, size_t lane) {
+  return head - rewrite::kLaneBytes * (rewrite::kHeadLanes - lane);
+}
 
 // A body that lies right behind its head needs no lane: that saves the common case a jump.
-bool is_adjacent(uint64_t head, uint64_t body) { return body == head + rewrite::kHeadBytes; }
+bool is_adjacent(uint64_t head, uint64_t body) { return body == head + rewrite::kGateBytes; }
 
-uint8_t displacement_to(uint64_t head, size_t lane, uint64_t body) {
-  const uint64_t to = is_adjacent(head, body) ? body : lane_addr(head, lane);
-  return static_cast<uint8_t>(to - head - kShortJumpBytes);
+uint8_t displacement_to(uint64_t head, size_t lane) {
+  return static_cast<uint8_t>(lane_addr(head, lane) - head - rewrite::kGateBytes);
 }
 
 }  // namespace
@@ -40,9 +45,9 @@ uint8_t displacement_to(uint64_t head, size_t lane, uint64_t body) {
 // A head that leads to the copy, where no thread comes yet.
 Result<void> Session::put_head(uint64_t head, uint64_t copy, std::vector<Lane>* lanes) const {
   std::vector<uint8_t> bytes(rewrite::kHeadBytes, kTrap);
-  bytes[0] = kShortJump;
-  bytes[1] = displacement_to(head, 0, copy);
-  const Result<void> wrote = put(head, bytes.data(), bytes.size());
+  bytes[rewrite::kBeforeHead] = kShortJump;
+  bytes[rewrite::kBeforeHead + 1] = displacement_to(head, 0);
+  const Result<void> wrote = put(head - rewrite::kBeforeHead, bytes.data(), bytes.size());
   if (!wrote) return wrote;
   lanes->assign(1, Lane{copy, 0, {}});
   return put_lane(head, 0, copy);
@@ -55,9 +60,16 @@ Result<void> Session::put_lane(uint64_t head, size_t lane, uint64_t body) const 
   return put(at, bytes.data(), bytes.size());
 }
 
-Result<void> Session::aim(uint64_t head, size_t lane, uint64_t body) const {
-  const uint8_t displacement = displacement_to(head, lane, body);
-  return put(head + 1, &displacement, sizeof displacement);
+// Each put is one byte.
+Result<void> Session::aim(const Patch& patch, uint64_t head, size_t lane, uint64_t body) const {
+  const bool flags_dead = patch.plan.at_entry && !patch.plan.loops_to_site && !patch.is_go;
+  const bool is_next = is_adjacent(head, body);
+  const bool tests = is_next && flags_dead;
+  const uint8_t opcode = tests ? kTestAl : kShortJump;
+  const uint8_t displacement = is_next && !tests ? 0 : displacement_to(head, tests ? 0 : lane);
+  Result<void> first = tests ? put(head, &opcode, 1) : put(head + 1, &displacement, 1);
+  if (!first) return first;
+  return tests ? put(head + 1, &displacement, 1) : put(head, &opcode, 1);
 }
 
 // A lane for each body. Nothing that is written here is in use: lanes that the head does not take,
@@ -69,7 +81,7 @@ Result<void> Session::choose_lanes(Change* change) {
     if (!chosen) return chosen;
     if (step.patch->on && step.head == 0) continue;
     const uint64_t head = step.head != 0 ? step.head : step.patch->head;
-    const Result<void> aimed = aim(head, step.lane, step.body);
+    const Result<void> aimed = aim(*step.patch, head, step.lane, step.body);
     if (!aimed) return aimed;
   }
   return {};
@@ -84,9 +96,9 @@ Result<void> Session::choose_lane(Arena* arena, ChangeStep* step) {
   uint64_t head = patch.head;
   std::vector<Lane>* lanes = &patch.lanes;
   if (patch.lanes.size() == rewrite::kHeadLanes) {
-    const Result<uint64_t> fresh = allocate(arena, rewrite::kHeadBytes);
+    const Result<uint64_t> fresh = allocate(arena, rewrite::kHeadBytes, rewrite::kBlockAlign);
     if (!fresh) return fresh.error();
-    step->head = head = fresh.value();
+    step->head = head = fresh.value() + rewrite::kBeforeHead;
     lanes = &step->lanes;
     const Result<void> headed = put_head(head, patch.copy, lanes);
     if (!headed) return headed;
@@ -126,7 +138,7 @@ void Session::settle_lanes(const Site& site, const std::vector<uint64_t>& left_s
       return std::find(left_slots.begin(), left_slots.end(), word) != left_slots.end();
     });
     if (lane.body == 0 || !calls_left || (step->body != 0 && i == step->lane)) continue;
-    retire(site, lane.body, lane.body_bytes);
+    retire_body(site, patch.head, lane);
     retired_[site.id].ways.push_back({site.arena, lane_addr(patch.head, i), rewrite::kLaneBytes});
     lane = Lane{};
   }
@@ -167,7 +179,7 @@ Result<void> Session::switch_step(const Change& change, ChangeStep* step) const 
   const Patch& patch = *step->patch;
   if (patch.on && !change.removes) {
     if (step->body == 0) step->body = patch.copy;
-    return aim(patch.head, step->lane, step->body);
+    return aim(patch, patch.head, step->lane, step->body);
   }
   if (step->vanished || (!patch.on && step->body == 0)) return {};
   if (!patch.on) {
@@ -181,7 +193,7 @@ Result<void> Session::switch_step(const Change& change, ChangeStep* step) const 
 Result<void> Session::undo_step(const ChangeStep& step) const {
   const Patch& patch = *step.patch;
   if (patch.on) {
-    const Result<void> aimed = aim(patch.head, patch.lane, patch.body);
+    const Result<void> aimed = aim(patch, patch.head, patch.lane, patch.body);
     if (!aimed || patch.plan.form != rewrite::SiteForm::kOneByte) return aimed;
   }
   if (step.vanished || patch.plan.form != rewrite::SiteForm::kOneByte) return {};

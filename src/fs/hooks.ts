@@ -22,6 +22,7 @@ const hex = (value: bigint) => `0x${value.toString(16)}`;
 
 /** Counters of one hook as people read them. */
 export interface HookFigures {
+  tier: HookCounters['tier'];
   hits: bigint;
   missed: bigint;
   /** Nanoseconds per run over the sampled runs; undefined before the first sample. */
@@ -36,6 +37,7 @@ export async function figuresOf(process: EnteredProcess): Promise<Map<number, Ho
     counters.map((one) => [
       one.hookId,
       {
+        tier: one.tier,
         hits: one.hits,
         missed: one.missed,
         averageNs:
@@ -141,6 +143,7 @@ async function hookText(engine: AttachEngine, context: Context): Promise<string>
     ['attached', new Date(hook.attachedAtMs).toISOString()],
     ['pause_ns', hook.pauseNs],
     ['exit_form', hook.exitForm ?? '-'],
+    ['tier', figures?.tier ?? '-'],
     ['hits', figures?.hits ?? 0n],
     ['missed', figures?.missed ?? 0n],
     ['unwound', await unwoundOf(process, hook)],

@@ -14,6 +14,9 @@ const PLACES: readonly (readonly [string, RegExp])[] = [
   ['early_exit', /^(short|punned)$/],
   ['slots', /^punned$/],
   ['neighbour', /^(short|punned)$/],
+  ['calls_early', /^short$/],
+  ['calls_packed', /^jmp$/],
+  ['calls_register', /^jmp$/],
 ];
 
 t.setTimeout(120_000);

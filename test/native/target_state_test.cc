@@ -41,8 +41,8 @@ static SessionState sample() {
   patch.count = 2;
   patch.at_entry = patch.is_entry = patch.on = true;
   patch.old_bytes = {0x55, 0x48, 0x89, 0xe5, 0x41, 0x57};
-  patch.head = 0x555500000020;
-  patch.copy = 0x555500000040;
+  patch.head = 0x555500000080;
+  patch.copy = 0x5555000000a0;
   patch.body = 0x555500000200;
   patch.body_bytes = 128;
   patch.lane = 1;

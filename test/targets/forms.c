@@ -30,12 +30,22 @@ __asm__(
     ".balign 64\n" BEGIN(neighbour) "  mov %rdi, %rax\n"
     "1: add $1, %rax\n  ret\n" END(neighbour)
     BEGIN(into_neighbour) "  lea 10(%rdi), %rax\n  jmp 1b\n" END(into_neighbour)
+    /* A jump would displace the call: with padding in reach it need not. */
+    ".balign 64\n" BEGIN(calls_early) "  sub $8, %rsp\n  call behind_it\n  lea 1(%rax), %rax\n"
+    "  add $8, %rsp\n  ret\n" END(calls_early)
+    /* Without padding it is displaced; and one through a register. */
+    ".balign 64\n" BEGIN(calls_packed) "  sub $8, %rsp\n  call behind_it\n  lea 1(%rax), %rax\n"
+    "  add $8, %rsp\n  ret\n" END(calls_packed)
+    BEGIN(calls_register) "  sub $8, %rsp\n  call *%rsi\n  lea 2(%rax), %rax\n  add $8, %rsp\n"
+    "  ret\n" END(calls_register)
+    BEGIN(behind_calls) "  lea 9(%rdi), %rax\n  ret\n" END(behind_calls)
     /* One byte, then a loop's head: where a punned jump leads is all given. */
     ".balign 64\n" BEGIN(one_byte) "  push %rbx\n"
     "1: sub $1, %rdi\n  jnz 1b\n  mov $7, %eax\n  pop %rbx\n  ret\n" END(one_byte));
 
 long loop_head(long n), packed_loop(long n), behind_it(long n), early_exit(long n), slots(long n),
-    one_byte(long n), neighbour(long n), into_neighbour(long n);
+    one_byte(long n), behind_calls(long n), neighbour(long n), into_neighbour(long n),
+    calls_early(long n), calls_packed(long n), calls_register(long n, long (*callee)(long));
 
 static void check(long got, long want, const char* what) {
   if (got == want) return;
@@ -55,6 +65,10 @@ static void* work(void* unused) {
     check(one_byte(n), 7, "one_byte");
     check(neighbour(n), n + 1, "neighbour");
     check(into_neighbour(n), n + 11, "into_neighbour");
+    check(calls_early(n), n + 7, "calls_early");
+    check(calls_packed(n), n + 7, "calls_packed");
+    check(behind_calls(n), n + 9, "behind_calls");
+    check(calls_register(n, behind_it), n + 8, "calls_register");
     if (i % 4096 == 0) usleep(100);
   }
   return unused;
