@@ -7,6 +7,7 @@ import { type Measured, Unavailable } from './stats.js';
 const ROUNDS = 21;
 const BATCHES = 31;
 const BATCH_NS = 200_000;
+const SETTLE_MS = 3000;
 
 /** Which function is timed, with which object (build/bench/NAME.bpf.o). */
 export interface ProbeSpec {
@@ -74,6 +75,14 @@ function checkHits(list: string): void {
   if (hits.length === 0 || !hits.every((one) => one > BATCHES)) throw new Error(`hits: ${hits}`);
 }
 
+/** Programs that read memory ask the kernel each time for some 100 ms, then no more. */
+export async function readsSettle(info: string): Promise<void> {
+  const end = Date.now() + SETTLE_MS;
+  while (/^reads guarded$/m.test(readFileSync(info, 'utf8')) && Date.now() < end) {
+    await new Promise((done) => setTimeout(done, 5));
+  }
+}
+
 const attachCopy: Attach = async (bench, spec) => {
   const { pid } = await bench.target(spec.program);
   const { fn, sites = [fn] } = spec;
@@ -91,6 +100,7 @@ const attachOurs: Attach = async (bench, spec) => {
   const detach = await attachCopy(bench, spec);
   const { pid } = await bench.target(spec.program);
   const list = await bench.proc(pid, 'hooks', 'list');
+  await readsSettle(await bench.proc(pid, 'info'));
   return async () => {
     checkHits(list);
     return await detach();

@@ -30,6 +30,7 @@ const programs = [
   ['entry.array', 'entry-array', 'entry, an array element counts'],
   ['entry.hash', 'entry-hash', 'entry, a hash map counts by argument, 64 keys'],
   ['entry.ringbuf', 'entry-ringbuf', 'entry, a 16-byte record into a ring buffer that is read'],
+  ['entry.read', 'entry-read', 'entry, 16 bytes of the stack are read by address'],
   ['return.empty', 'return-empty', 'return, a program that does nothing'],
   ['both.empty', 'both-empty', 'entry and return, two programs that do nothing'],
 ] as const;

@@ -3,7 +3,7 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { copyFileSync, readFileSync, unlinkSync } from 'node:fs';
 import { type Bench, built } from './bench.js';
-import { lostRecords, nsPerCall } from './probes.js';
+import { lostRecords, nsPerCall, readsSettle } from './probes.js';
 import { type Round, type Server, startNginx, startRedis } from './servers.js';
 import { type Measured, median, Unavailable } from './stats.js';
 
@@ -39,6 +39,7 @@ const attachOurs = (bench: Bench): Attach => {
     const maps = await bench.proc(pid, 'maps');
     copyFileSync(built(`${object}.bpf.o`), file);
     const reader = spawn('taskset', ['-c', '0', 'cat', events], { stdio: 'ignore' });
+    await readsSettle(await bench.proc(pid, 'info'));
     return async () => {
       const hits = hitsOf(list);
       const lost = lostRecords(maps);

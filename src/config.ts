@@ -68,6 +68,17 @@ export const SYSCALL_SCAN_MAX_BYTES = 16 * 1024 * 1024;
 export const GUARD_ATTEMPTS = 5;
 export const GUARD_RETRY_MS = 2;
 
+/** Bytes of one mapping that are searched for calls that change signal masks. */
+export const MASK_SCAN_MAX_BYTES = 128 * 1024 * 1024;
+/**
+ * Attempts to follow masks while modules come; milliseconds from an attach to the first, and to a
+ * second look, at first and at most.
+ */
+export const MASK_ATTEMPTS = 4;
+export const MASK_DELAY_MS = 50;
+export const MASK_RETRY_MS = 500;
+export const MASK_RETRY_MAX_MS = 60_000;
+
 /** Attempts to adopt a process while the tracer of its killed daemon ends its job, and between. */
 export const ADOPT_ATTEMPTS = 40;
 export const ADOPT_RETRY_MS = 50;

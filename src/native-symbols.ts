@@ -1,4 +1,5 @@
-// The part of the native surface (src/native.ts) that reads symbol tables of files.
+// Parts of the native surface (src/native.ts): reading symbol tables of files, following the signal
+// masks of processes.
 
 /** Flat arrays, one element per symbol, sorted by address. */
 export interface ElfSymbols {
@@ -25,7 +26,7 @@ export interface ElfSymbols {
   slotInitials: BigUint64Array;
   /** Offset in `names` of the name that is bound; 0xffffffff for an ifunc's own slot. */
   slotNames: Uint32Array;
-  /** Functions that only unwind tables know, as linked; in files that define ifuncs. */
+  /** Functions that only unwind tables know, as linked; sorted. */
   extentAddrs: BigUint64Array;
   /** Bytes. */
   extentSizes: Uint32Array;
@@ -50,4 +51,37 @@ export interface NativeSymbols {
   coverageRead(path: string, debugRoot: string): Promise<ModuleCoverage>;
   /** Reads a module's file and its separate debug file, on a worker thread. */
   symbolsRead(path: string, debugRoot: string): Promise<ElfSymbols>;
+}
+
+/** A place in front of a system call through which a signal mask may change. */
+export interface MaskSite {
+  addr: bigint;
+  functionAddr: bigint;
+  /** Bytes. */
+  functionSize: number;
+  keeps: number;
+  behind: boolean;
+  /** Of the system call; 0: known only when it is made. rt_sigaction: a site of the guard's. */
+  number: number;
+}
+
+/** Following signal masks, so that reads need no system call (docs/adr/0017). */
+export interface NativeMasks {
+  /** Addresses in a range at which the bytes of a `syscall` instruction stand. */
+  targetSyscallBytes(session: number, start: bigint, end: bigint): Promise<BigUint64Array>;
+  /**
+   * The sites in some functions through which masks may change. Rejects with EOPNOTSUPP when one
+   * of them makes a system call that cannot be told, or not be diverted.
+   */
+  targetMaskSites(session: number, addrs: BigUint64Array, sizes: Uint32Array): Promise<MaskSite[]>;
+  /** `lost`: they cannot be followed as long as the guard is armed. */
+  targetMasks(session: number): Promise<{ followed: boolean; lost: boolean; events: number }>;
+  /**
+   * All sites of the modules that were there at `events` are diverted, some of them since the last
+   * time if `withdraws`. Rejects with EBUSY (a thread is inside our code), EOPNOTSUPP. Nanoseconds
+   * of the stop.
+   */
+  targetFollowMasks(session: number, events: number, withdraws: boolean): Promise<number>;
+  /** Back to one system call for each read. */
+  targetLoseMasks(session: number): Promise<void>;
 }

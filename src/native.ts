@@ -4,7 +4,7 @@
 // Addresses of targets are bigint. Buffers are copied in both directions unless said otherwise.
 import { constants } from 'node:os';
 import { fileURLToPath } from 'node:url';
-import type { NativeSymbols } from './native-symbols.js';
+import type { NativeMasks, NativeSymbols } from './native-symbols.js';
 
 /** What became of a batch; recycling stops once more. `guardArmed`: see targetArmGuard. */
 export type ApplyReport = Record<'pauseNs' | 'recyclePauseNs' | 'threadCount', number> & {
@@ -207,6 +207,7 @@ export interface HookWish {
   answersSigaction?: boolean;
   followsLoader?: boolean;
   resumesGo?: boolean;
+  seesMasks?: boolean; // `cookie`: the number of the system call that follows, 0: it is in rax
   hookId: number;
   progId: number;
   onReturn: boolean;
@@ -222,15 +223,14 @@ export type ExitForm = 'ret' | 'balanced';
 export interface SiteWish {
   addr: bigint;
   functionAddr: bigint;
-  /** Bytes. */
-  functionSize: number;
-  /** With hooks on return. */
-  exitForm?: ExitForm;
-  /** Calls that are under way end with the programs that they began with. */
-  letsFinish?: boolean;
+  functionSize: number; // bytes
+  exitForm?: ExitForm; // with hooks on return
+  letsFinish?: boolean; // calls that are under way end with the programs that they began with
   /** Of Go code: the extent of its runtime.morestack, which shows where the runtime keeps `g`. */
   goMorestack?: bigint;
   goMorestackSize?: number;
+  keeps?: number; // bytes from `addr` on that no other site may take, at least
+  behind?: boolean; // hooks run behind the instructions that the jump displaces
   hooks: HookWish[];
 }
 
@@ -388,6 +388,7 @@ export interface Native
     NativeBpf,
     NativeTarget,
     NativeSymbols,
+    NativeMasks,
     NativeEvents {}
 
 const addonPath = fileURLToPath(new URL('../../build/bpftimefs.node', import.meta.url));

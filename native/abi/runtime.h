@@ -22,8 +22,15 @@ struct rt_env {
   u32 pid_cached;    /* 1: the page rt_pid_page has MADV_WIPEONFORK, so the pid may be kept in it */
   u32 ns_tag;        /* any 7 bits that tell pid namespaces apart, for lock recovery; 0: ours */
   u32 reserved;
+  /* See vm/rt/mask.h. */
+  s64 rseq_cs_off;  /* of the word rseq_cs of a thread's struct rseq, from fs base; 0: not used */
+  u64 caught;       /* signals that may have a handler: bit sig - 1 */
+  u32 mask_events;  /* modules came, or else something that may change masks unseen */
+  u32 mask_settled; /* the last of these behind which the daemon has seen to it that none does */
+  u32 mask_lost;    /* 1: masks cannot be followed any more */
+  u32 reserved2;
 };
-ABI_ASSERT(sizeof(struct rt_env) == 128, "the daemon writes this into targets");
+ABI_ASSERT(sizeof(struct rt_env) == 160, "the daemon writes this into targets");
 
 /* A page of the runtime's own; see rt_env.pid_cached. */
 struct rt_pid_page {

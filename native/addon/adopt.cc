@@ -56,6 +56,7 @@ Napi::Object hook_object(Napi::Env env, const HookRequest& hook) {
   if (hook.kind == HookKind::kSigaction) out.Set("answersSigaction", true);
   if (hook.kind == HookKind::kGoResume) out.Set("resumesGo", true);
   if (hook.kind == HookKind::kLoaderEvent) out.Set("followsLoader", true);
+  if (hook.kind == HookKind::kMaskSite) out.Set("seesMasks", true);
   out.Set("onReturn", hook.on_return);
   out.Set("enabled", hook.enabled);
   out.Set("cookie", Napi::BigInt::New(env, hook.cookie));

@@ -9,6 +9,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   bpftime::addon::init_bpf(env, exports);
   bpftime::addon::init_target(env, exports);
   bpftime::addon::init_adopt(env, exports);
+  bpftime::addon::init_masks(env, exports);
   bpftime::addon::init_self(env, exports);
   bpftime::addon::init_symbols(env, exports);
   bpftime::addon::init_coverage(env, exports);

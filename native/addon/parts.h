@@ -15,6 +15,7 @@ void init_self(Napi::Env env, Napi::Object exports);
 void init_symbols(Napi::Env env, Napi::Object exports);
 void init_coverage(Napi::Env env, Napi::Object exports);
 void init_adopt(Napi::Env env, Napi::Object exports);
+void init_masks(Napi::Env env, Napi::Object exports);
 void init_target(Napi::Env env, Napi::Object exports);
 
 /// An Error with `code` (errno name), `reason` and optionally `log`: NativeError in src/native.ts.

@@ -63,6 +63,8 @@ SiteRequest site_request(const Napi::Object& object) {
   site.lets_finish = get_bool(object, "letsFinish");
   site.go_morestack = get_u64(object, "goMorestack");
   site.go_morestack_size = get_u32(object, "goMorestackSize");
+  site.keeps = get_u32(object, "keeps");
+  site.behind = get_bool(object, "behind");
   const Napi::Value hooks = get(object, "hooks");
   if (!hooks.IsArray()) return site;
   const auto list = hooks.As<Napi::Array>();
@@ -74,6 +76,7 @@ SiteRequest site_request(const Napi::Object& object) {
                    : get_bool(hook, "answersSigaction") ? HookKind::kSigaction
                    : get_bool(hook, "followsLoader")    ? HookKind::kLoaderEvent
                    : get_bool(hook, "resumesGo")        ? HookKind::kGoResume
+                   : get_bool(hook, "seesMasks")        ? HookKind::kMaskSite
                                                         : HookKind::kRestoreReturns;
     request.prog_id = get_u32(hook, "progId");
     request.on_return = get_bool(hook, "onReturn");

@@ -9,6 +9,7 @@
 
 #include <asm/unistd.h>
 
+#include "../vm/rt/mask.h"
 #include "../vm/rt/rt.h"
 #include "go.h"
 
@@ -111,11 +112,84 @@ u64 agent_fault(u64 sig, const s32* info, u64* context) {
   return 0;
 }
 
+/* ---- who may change signal masks: docs/adr/0017-signal-masks.md ----------------------------- */
+
+static void lose_masks(void) {
+  rt_store(&rt_env.mask_lost, 1);
+  __atomic_fetch_add(&rt_env.mask_events, 1, __ATOMIC_SEQ_CST);
+}
+
+/* Bits are only added: a token that is not given costs time, one too many may cost a life. */
+static void note_handler(u64 sig, const struct kernel_sigaction* action) {
+  if (action->handler <= SIG_IGN_ || sig - 1 >= 64) return;
+  __atomic_fetch_or(&rt_env.caught, 1ull << (sig - 1), __ATOMIC_SEQ_CST);
+  /* Its own signal is not blocked in it, so nothing tells us that we are in a handler. */
+  if (action->flags & SA_NODEFER_) lose_masks();
+}
+
+/* In front of an rt_sigprocmask system call. */
+u64 agent_mask_site(const struct probe_frame* frame) {
+  (void)frame;
+  rt_mask_forget();
+  return 0;
+}
+
+/* In front of vfork(2), clone(2), clone3(2): a child may live in our memory, with our word. */
+u64 agent_clone_site(const struct probe_frame* frame) {
+  (void)frame;
+  rt_mask_lend();
+  return 0;
+}
+
+/* In front of a system call whose number is in rax by now. */
+u64 agent_any_site(const struct probe_frame* frame) {
+  switch (frame->regs.ax) {
+    case __NR_rt_sigprocmask:
+    case __NR_rt_sigreturn:
+      rt_mask_forget();
+      break;
+    case __NR_clone:
+    case __NR_clone3:
+    case __NR_fork:
+    case __NR_vfork:
+      rt_mask_lend();
+      break;
+    case __NR_rt_sigaction:
+      /* Whose answers we do not see: each signal may have a handler of any kind. */
+      lose_masks();
+      break;
+    default:
+      break;
+  }
+  return 0;
+}
+
+/* Which signals have handlers now; masks are not followed when that cannot be asked. */
+static void note_all_handlers(void) {
+  u64 probe = 0;
+  rt_env.mask_lost = 0;
+  rt_env.caught = 0;
+  if (rt_read_by_kernel(&probe, (u64)&rt_env.caught, sizeof probe) != 0) lose_masks();
+  for (u32 sig = 1; sig <= 64; ++sig) {
+    struct kernel_sigaction now = {0, 0, 0, 0};
+    if (sigaction_raw(sig, 0, &now) != 0) lose_masks();
+    note_handler(sig, &now);
+  }
+}
+
 /* Stands in for one rt_sigaction system call: rdi signal, rsi new, rdx old, r10 size of a mask.
  * Returns 1 when it was answered (result in frame->regs.ax), 0 to let the kernel do it. */
 u32 agent_sigaction(struct probe_frame* frame) {
   const u64 sig = frame->regs.di;
-  if ((sig != SIG_SEGV && sig != SIG_BUS) || frame->regs.r10 != 8) return 0;
+  if (frame->regs.r10 != 8) return 0;
+  if (sig != SIG_SEGV && sig != SIG_BUS) {
+    struct kernel_sigaction other;
+    if (rt_env.rseq_cs_off != 0 && frame->regs.si != 0 &&
+        rt_read_user(&other, frame->regs.si, sizeof other) == 0) {
+      note_handler(sig, &other);
+    }
+    return 0;
+  }
   while (__atomic_load_n(&guard.phase, __ATOMIC_ACQUIRE) == GUARD_CHANGING) {
     rt_syscall6(__NR_sched_yield, 0, 0, 0, 0, 0, 0);
   }
@@ -133,6 +207,7 @@ u32 agent_sigaction(struct probe_frame* frame) {
     frame->regs.ax = 0;
     return 1;
   }
+  if (frame->regs.si != 0) note_handler(sig, &new);
   lock_guard();
   const struct kernel_sigaction before = *wanted_of(sig);
   if (frame->regs.si != 0) {
@@ -161,9 +236,11 @@ void agent_guard_install(void) {
   __atomic_store_n(&guard.phase, GUARD_CHANGING, __ATOMIC_RELEASE);
   long err = sigaction_raw(SIG_BUS, 0, &guard.wanted[0]);
   if (err == 0) err = sigaction_raw(SIG_SEGV, 0, &guard.wanted[1]);
+  if (err == 0) note_all_handlers();
   if (err == 0) err = install_for(SIG_BUS, &guard.wanted[0]);
   if (err == 0) err = install_for(SIG_SEGV, &guard.wanted[1]);
   __atomic_store_n(&guard.phase, err == 0 ? GUARD_ON : GUARD_OFF, __ATOMIC_RELEASE);
+  if (err == 0) rt_env.guard_mode = 1;
   finish(err);
 }
 
@@ -174,9 +251,16 @@ static int is_ours(u32 sig) {
 
 /* Gives the program back the handlers that it believes to have. */
 void agent_guard_remove(void) {
+  rt_env.guard_mode = 0;
+  const long err = rt_mask_withdraw();
+  if (err != 0) finish(err);
+  rt_env.rseq_cs_off = 0;
   __atomic_store_n(&guard.phase, GUARD_CHANGING, __ATOMIC_RELEASE);
   if (is_ours(SIG_BUS)) sigaction_raw(SIG_BUS, &guard.wanted[0], 0);
   if (is_ours(SIG_SEGV)) sigaction_raw(SIG_SEGV, &guard.wanted[1], 0);
   __atomic_store_n(&guard.phase, GUARD_OFF, __ATOMIC_RELEASE);
   finish(0);
 }
+
+/* The daemon has found sites that change masks and were not seen so far. */
+void agent_masks_withdraw(void) { finish(rt_mask_withdraw()); }

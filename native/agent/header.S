@@ -23,6 +23,10 @@ agent_start:
   .long rt_pid_page - agent_start
   .long agent_loader_event - agent_start
   .long agent_go_resume - agent_start
+  .long agent_mask_site - agent_start
+  .long agent_clone_site - agent_start
+  .long agent_any_site - agent_start
+  .long agent_masks_withdraw - agent_start
 helpers:
 #define X(id, name, fn) .org helpers + 4 * id; .long fn - agent_start;
   RT_HELPERS(X)

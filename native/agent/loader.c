@@ -40,6 +40,8 @@ static int reaches(u32* word, u32 event, u64 limit_ns) {
 
 u64 agent_loader_event(struct probe_frame* frame) {
   (void)frame;
+  /* Code that changes signal masks may have come: see native/vm/rt/mask.h. */
+  __atomic_fetch_add(&rt_env.mask_events, 1, __ATOMIC_SEQ_CST);
   struct load_gate* gate = agent_state.gate;
   if (gate == 0 || rt_load(&gate->wanted) == 0) return 0;
   const u32 event = __atomic_add_fetch(&gate->event, 1, __ATOMIC_ACQ_REL);

@@ -3,6 +3,7 @@
 // touched. Pure data, printable, golden-tested; native/target applies it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -47,10 +48,12 @@ struct SitePlan {
   bool falls_through = true;   // the window's end is reached: the copy must jump back there
   bool loops_to_site = false;  // a branch of the function goes back to the site: entry may re-fire,
                                // and the top of the stack need not be a return address then
-  bool behind_check = false;   // the window is a stack check of Go: programs run when it has passed
+  uint32_t keeps = 0;          // bytes from the site on that nobody else may take, at least
+  bool behind_check = false;   // programs run behind the window: it is a stack check of Go, or sets
+                               // the number of a system call
 
   /// Bytes from the site on that must stay as they are while the jump is there.
-  [[nodiscard]] uint32_t reach() const { return window < kJumpBytes ? kJumpBytes : window; }
+  [[nodiscard]] uint32_t reach() const { return std::max({window, kJumpBytes, keeps}); }
 };
 
 /// Chooses the window for a probe at `addr` (the function's start or an instruction inside it).

@@ -253,9 +253,6 @@ void read_slots(Elf* elf, ElfSymbols* out) {
 }
 
 void read_extents(Elf* elf, ElfSymbols* out) {
-  const bool has_ifunc = std::any_of(out->symbols.begin(), out->symbols.end(),
-                                     [](const Symbol& s) { return s.kind == SymbolKind::kIfunc; });
-  if (!has_ifunc) return;
   const std::vector<FdeEntry> entries = search_table(elf, *out);
   if (entries.empty()) return;
   const auto [low, high] =

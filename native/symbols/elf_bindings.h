@@ -13,7 +13,7 @@ namespace bpftime::symbols {
 /// Fills `out->slots`. Needs `out->segments`.
 void read_slots(Elf* elf, ElfSymbols* out);
 
-/// Fills `out->extents` of a file that defines ifuncs. Needs `out->symbols` sorted by vaddr.
+/// Fills `out->extents`. Needs `out->symbols` sorted by vaddr.
 void read_extents(Elf* elf, ElfSymbols* out);
 
 }  // namespace bpftime::symbols

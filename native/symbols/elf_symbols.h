@@ -48,7 +48,7 @@ struct Extent {
 struct ElfSymbols {
   std::vector<Symbol> symbols;  // sorted by vaddr; one entry per (vaddr, name)
   std::vector<Slot> slots;
-  std::vector<Extent> extents;  // of files that define ifuncs only
+  std::vector<Extent> extents;  // of functions without a symbol
   std::string names;            // NUL-terminated names, UTF-8 as found
   std::vector<Segment> segments;
   std::string build_id;     // lower-case hex, empty when there is none

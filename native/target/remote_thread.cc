@@ -339,7 +339,8 @@ RemoteThread::~RemoteThread() {
 }
 
 // A restartable sequence (rseq(2)) that we interrupted must still be aborted by the kernel when the
-// thread goes on; while foreign code runs the kernel forgets that one was under way.
+// thread goes on; while foreign code runs the kernel forgets that one was under way. One that the
+// thread is not in is not put back: it may be our own token, whose time is over.
 void RemoteThread::save_rseq() {
   struct {
     uint64_t addr;
@@ -351,14 +352,22 @@ void RemoteThread::save_rseq() {
       config.addr == 0) {
     return;
   }
-  rseq_cs_addr_ = config.addr + 8;  // struct rseq: cpu_id_start, cpu_id, rseq_cs
-  if (!read_memory(tid_, rseq_cs_addr_, &rseq_cs_, sizeof rseq_cs_).ok()) rseq_cs_ = 0;
+  rseq_ = {config.addr, config.size, config.signature};
+  struct {
+    uint32_t version, flags;
+    uint64_t start, length, abort;
+  } sequence{};
+  if (!read_memory(tid_, config.addr + kRseqCsOffset, &rseq_cs_, sizeof rseq_cs_).ok() ||
+      rseq_cs_ == 0 || !read_memory(tid_, rseq_cs_, &sequence, sizeof sequence).ok() ||
+      saved_.rip - sequence.start >= sequence.length) {
+    rseq_cs_ = 0;
+  }
 }
 
 void RemoteThread::restore_rseq() const {
   if (rseq_cs_ == 0) return;
   const iovec local{const_cast<uint64_t*>(&rseq_cs_), sizeof rseq_cs_};
-  const iovec remote{reinterpret_cast<void*>(rseq_cs_addr_), sizeof rseq_cs_};
+  const iovec remote{reinterpret_cast<void*>(rseq_.addr + kRseqCsOffset), sizeof rseq_cs_};
   process_vm_writev(tid_, &local, 1, &remote, 1, 0);
 }
 

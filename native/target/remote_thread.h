@@ -21,6 +21,8 @@ namespace bpftime::target {
 
 constexpr int kStopTimeoutMs = 500;
 constexpr int kRemoteTimeoutMs = 2000;
+/// Of `rseq_cs` in struct rseq: behind cpu_id_start and cpu_id.
+constexpr uint64_t kRseqCsOffset = 8;
 
 /// While one of these lives the calling thread may wait for a tracee, and does so urgently:
 /// somebody stands still meanwhile.
@@ -82,6 +84,13 @@ class RemoteThread {
 
   [[nodiscard]] const user_regs_struct& saved() const { return saved_; }
 
+  /// What the thread registered by rseq(2); addr 0: nothing, or the kernel does not say.
+  struct RseqArea {
+    uint64_t addr = 0;
+    uint32_t size = 0, signature = 0;
+  };
+  [[nodiscard]] RseqArea rseq() const { return rseq_; }
+
  private:
   RemoteThread(pid_t pid, pid_t tid) : pid_(pid), tid_(tid) {}
   Result<void> prepare();
@@ -102,7 +111,8 @@ class RemoteThread {
   std::vector<int> due_;    // signals that came meanwhile and are sent again
   uint64_t start_rip_ = 0;  // where the remote code begins
   bool stuck_ = false;      // runs our code and does not stop
-  uint64_t rseq_cs_addr_ = 0, rseq_cs_ = 0;
+  RseqArea rseq_;
+  uint64_t rseq_cs_ = 0;
 };
 
 /// Copies memory of a target; partial transfers fail with EFAULT. Writing goes through

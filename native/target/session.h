@@ -27,6 +27,7 @@
 #include "../bpf/registry.h"
 #include "../rewrite/branch_index.h"
 #include "../rewrite/exit_plan.h"
+#include "../rewrite/syscall_sites.h"
 #include "../rewrite/trampoline.h"
 #include "code_space.h"
 #include "journal.h"
@@ -49,7 +50,16 @@ struct StepState;
 // kGoResume: the exit of runtime.asyncPreempt, where preempted goroutines go on.
 // kSigaction: the site is a `mov $13, %eax` in front of a `syscall`, and the agent answers it.
 // kLoaderEvent: the site is the loader's hook for debuggers, and the agent tells us.
-enum class HookKind : uint8_t { kProgram, kRestoreReturns, kSigaction, kLoaderEvent, kGoResume };
+// kMaskSite: a system call that changes the signal mask, or may, follows; cookie: its number, or 0
+// when rax holds the number.
+enum class HookKind : uint8_t {
+  kProgram,
+  kRestoreReturns,
+  kSigaction,
+  kLoaderEvent,
+  kGoResume,
+  kMaskSite
+};
 
 struct HookRequest {
   uint32_t hook_id = 0;
@@ -75,7 +85,25 @@ struct SiteRequest {
   // Go.
   uint64_t go_morestack = 0;
   uint32_t go_morestack_size = 0;
+  // Bytes from `addr` on that no other site may take, at least.
+  uint32_t keeps = 0;
+  bool behind = false;  // hooks run behind the window's instructions
   std::vector<HookRequest> hooks;
+};
+
+/// A place in front of a system call through which a signal mask may change.
+struct MaskSite {
+  uint64_t addr = 0, function = 0;
+  uint32_t function_size = 0, keeps = 0;
+  bool behind = false;
+  uint32_t number = 0;  // 0: known only when it is made; rt_sigaction: a kSigaction site, or none
+};
+
+/// How far signal masks are followed: see native/vm/rt/mask.h.
+struct MaskState {
+  bool followed = false;
+  bool lost = false;    // they cannot be, as long as the guard is armed
+  uint32_t events = 0;  // to settle
 };
 
 // Recycling looks at all threads' stacks in a stop of its own, so it waits for this much.
@@ -159,6 +187,20 @@ class Session {
   Result<uint64_t> arm_guard();
   /// Gives the signals back. EBUSY while a thread is inside our code.
   Result<void> disarm_guard();
+
+  /// The sites in some functions through which masks may change. EOPNOTSUPP when one of them makes
+  /// a system call that cannot be told, or not be diverted.
+  Result<std::vector<MaskSite>> mask_sites(
+      const std::vector<std::pair<uint64_t, uint32_t>>& functions);
+  /// Addresses in [start, end) at which the bytes of a `syscall` instruction stand.
+  Result<std::vector<uint64_t>> syscall_bytes(uint64_t start, uint64_t end) const;
+  [[nodiscard]] MaskState masks() const;
+  /// All sites of the modules that were there at `events` are diverted (kMaskSite), some of them
+  /// since the last time if `withdraws`: reads need no system call any more. EBUSY: a thread is
+  /// inside our code; EOPNOTSUPP: kernel, libc or program do not let us. Nanoseconds of the stop.
+  Result<uint64_t> follow_masks(uint32_t events, bool withdraws);
+  /// Back to one system call for each read.
+  Result<void> lose_masks();
 
   /// Whether anything waits for modules that are not loaded. The first time this maps a page that
   /// the agent and we share; `on_event` is called, on another thread, for each change of the
@@ -425,6 +467,10 @@ class Session {
   [[nodiscard]] bool is_go_resuming(StoppedProcess* process) const;
   Result<std::unique_ptr<StoppedProcess>> stop_for_commit() const;
   Result<uint64_t> call_agent_alone(uint64_t fn);
+  Result<void> find_rseq();
+  [[nodiscard]] uint64_t mask_function(uint64_t number) const;
+  static Result<std::optional<MaskSite>> mask_site(const Function& function,
+                                                   const rewrite::SyscallSite& call);
   Result<void> call_agent_within(StoppedProcess* process, uint64_t fn);
   [[nodiscard]] std::vector<std::pair<uint64_t, uint64_t>> code_ranges() const;
   Result<std::vector<uint8_t>> original_bytes(uint64_t addr, uint64_t size) const;

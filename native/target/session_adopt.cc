@@ -292,6 +292,7 @@ Result<std::unique_ptr<Session::Patch>> Session::restore_patch(const PatchState&
   patch->plan.site = state.site;
   patch->plan.window = state.window;
   patch->plan.count = state.count;
+  patch->plan.keeps = state.keeps;
   patch->plan.at_entry = state.at_entry;
   patch->plan.falls_through = state.falls_through;
   patch->plan.loops_to_site = state.loops_to_site;

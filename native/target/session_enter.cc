@@ -437,9 +437,7 @@ Result<void> Session::call_agent_within(StoppedProcess* process, uint64_t fn) {
   const Result<int64_t> result = thread.value()->result();
   if (!result) return result.error();
   if (result.value() != 0) return fail(EIO, "the signal handlers cannot be set");
-  // Reads change their way together with the handlers.
-  const uint32_t mode = fn == agent_fn(header_.guard_install) ? 1 : 0;
-  return put(agent_ + header_.env_off + offsetof(rt_env, guard_mode), &mode, sizeof mode);
+  return {};
 }
 
 Result<uint64_t> Session::arm_guard() {

@@ -89,6 +89,7 @@ SiteState Session::site_state(const Site& site) const {
     one.site = patch->plan.site;
     one.window = patch->plan.window;
     one.count = patch->plan.count;
+    one.keeps = patch->plan.keeps;
     one.at_entry = patch->plan.at_entry;
     one.falls_through = patch->plan.falls_through;
     one.loops_to_site = patch->plan.loops_to_site;

@@ -449,7 +449,9 @@ Result<void> Session::plan_entry(const Function& function, uint64_t addr, Site* 
   // Of several reasons the first form's says most; when it has none, the last one's.
   const Result<rewrite::SitePlan> best = plan_window(function, addr);
   Failure reason = best.ok() ? Failure{0, nullptr} : best.error();
-  for (const rewrite::SitePlan& plan : forms.value()) {
+  for (rewrite::SitePlan plan : forms.value()) {
+    plan.keeps = site->request.keeps;
+    plan.behind_check |= site->request.behind;
     const bool may_fault =
         function.is_go && !plan.behind_check && rewrite::may_fault(function.view, plan);
     if (may_fault && !guard_armed_) return fail(ENOTRECOVERABLE, kMayFault);

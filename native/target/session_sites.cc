@@ -24,6 +24,7 @@ constexpr uint64_t kArenaCodeBytes = 1 << 20;
 constexpr uint32_t kHooksOfSite = 16;
 constexpr int kHoleAttempts = 4;
 constexpr uint32_t kBpfFlagRdonlyProg = 1u << 7;  // BPF_F_RDONLY_PROG
+constexpr uint32_t kRaxWord = 1u << 10;           // of struct pt_regs
 
 uint64_t align_up(uint64_t value, uint64_t to) { return (value + to - 1) & ~(to - 1); }
 
@@ -347,6 +348,7 @@ Result<rewrite::HookCall> Session::hook_call(Hook* hook, Change* change) {
   const bool follows_loader = hook->request.kind == HookKind::kLoaderEvent;
   hook->entry = agent_fn(follows_loader ? header_.loader_event : header_.restore_returns);
   if (hook->request.kind == HookKind::kGoResume) hook->entry = agent_fn(header_.go_resume);
+  if (hook->request.kind == HookKind::kMaskSite) hook->entry = mask_function(hook->request.cookie);
   if (hook->request.kind == HookKind::kProgram) {
     const Image& image = images_.at(hook->request.prog_id);
     hook->entry = image.base + image.program->image.entry_off;
@@ -356,7 +358,7 @@ Result<rewrite::HookCall> Session::hook_call(Hook* hook, Change* change) {
     call.code = image.code;
     call.entry = hook->entry;
   } else {
-    call.ctx_read_mask = 0;
+    call.ctx_read_mask = hook->request.kind == HookKind::kMaskSite ? kRaxWord : 0;
     call.escapes_ctx = false;
     call.counted = false;
   }
@@ -381,13 +383,16 @@ Result<void> Session::build_bodies(Change* change) {
     const Result<void> wrote = put(site->arena->base + kGoPoolSlot, &go_pool_, sizeof go_pool_);
     if (!wrote) return wrote;
   }
-  std::vector<rewrite::HookCall> on_entry, on_return;
+  std::vector<rewrite::HookCall> on_entry, on_return, last;
   for (Hook& hook : change->hooks) {
     if (!hook.request.enabled) continue;
     const Result<rewrite::HookCall> call = hook_call(&hook, change);
     if (!call) return call.error();
-    (hook.request.on_return ? on_return : on_entry).push_back(call.value());
+    // What a program at the same place finds out about the mask must not outlive the change of it.
+    const bool is_last = hook.request.kind == HookKind::kMaskSite;
+    (is_last ? last : hook.request.on_return ? on_return : on_entry).push_back(call.value());
   }
+  on_entry.insert(on_entry.end(), last.begin(), last.end());
   const bool by_ret = change->request.exit_form == ExitForm::kRet;
   for (Patch* patch : site->patches()) {
     spec.at_entry = patch->plan.at_entry && !patch->plan.loops_to_site;

@@ -137,9 +137,10 @@ void fields(A& a, HookState& h) {
 }
 template <typename A>
 void fields(A& a, PatchState& p) {
-  a(p.site, p.window, p.count, p.at_entry, p.falls_through, p.loops_to_site, p.behind_check,
-    p.is_go, p.has_room, p.may_fault, p.is_exit, p.is_entry, p.on, p.form, p.pad, p.landing,
-    p.landing_bytes, p.old_bytes, p.pad_old, p.head, p.copy, p.body, p.body_bytes, p.lane, p.lanes);
+  a(p.site, p.window, p.count, p.keeps, p.at_entry, p.falls_through, p.loops_to_site,
+    p.behind_check, p.is_go, p.has_room, p.may_fault, p.is_exit, p.is_entry, p.on, p.form, p.pad,
+    p.landing, p.landing_bytes, p.old_bytes, p.pad_old, p.head, p.copy, p.body, p.body_bytes,
+    p.lane, p.lanes);
 }
 template <typename A>
 void fields(A& a, SiteState& s) {
@@ -172,7 +173,7 @@ bool is_within(uint64_t at, uint64_t bytes, const ArenaState& arena) {
 
 bool check_hooks(const std::vector<HookState>& hooks, const ArenaState& arena) {
   for (const HookState& hook : hooks) {
-    if (hook.stat >= HOOKS_PER_ARENA || hook.kind > 4) return false;
+    if (hook.stat >= HOOKS_PER_ARENA || hook.kind > 5) return false;
     if (hook.slot != 0 && !is_within(hook.slot, 8, arena)) return false;
   }
   return true;
@@ -214,8 +215,9 @@ bool check_form(const PatchState& patch) {
 bool check_patch(const PatchState& patch, const ArenaState& arena) {
   const uint32_t window = patch.window;
   return check_form(patch) && window <= rewrite::kWindowBytesMax &&
-         patch.old_bytes.size() == window && patch.count != 0 && patch.count <= window &&
-         patch.site != 0 && patch.site < kUserEnd && check_lanes(patch.head, patch.lanes, arena) &&
+         patch.keeps <= 2 * rewrite::kWindowBytesMax && patch.old_bytes.size() == window &&
+         patch.count != 0 && patch.count <= window && patch.site != 0 && patch.site < kUserEnd &&
+         check_lanes(patch.head, patch.lanes, arena) &&
          (patch.head == 0 ? !patch.on && patch.lane == 0 : patch.lane < patch.lanes.size()) &&
          is_within(patch.copy, window, arena) &&
          (patch.body == 0 || is_within(patch.body, patch.body_bytes, arena));
@@ -250,9 +252,11 @@ bool check(const SessionState& state) {
   if (header.magic != AGENT_MAGIC || header.version != AGENT_V4) return false;
   if (!is_range(state.agent, state.agent_bytes)) return false;
   if (uint64_t{header.data_off} + header.data_bytes != state.agent_bytes) return false;
-  for (const u32 off : {header.env_off, header.state_off, header.map_batch, header.push_return,
-                        header.pop_return, header.restore_returns, header.ret_stub,
-                        header.sigaction, header.guard_install, header.guard_remove}) {
+  for (const u32 off :
+       {header.env_off, header.state_off, header.map_batch, header.push_return, header.pop_return,
+        header.restore_returns, header.ret_stub, header.sigaction, header.guard_install,
+        header.guard_remove, header.mask_site, header.clone_site, header.any_site,
+        header.masks_withdraw}) {
     if (off >= state.agent_bytes) return false;
   }
   if (state.shadows != 0 && !is_range(state.shadows, 4096)) return false;

@@ -46,7 +46,7 @@ struct HookState {
 };
 struct PatchState {
   uint64_t site = 0;
-  uint32_t window = 0, count = 0;
+  uint32_t window = 0, count = 0, keeps = 0;
   bool at_entry = false, falls_through = true, loops_to_site = false, behind_check = false;
   bool is_go = false, has_room = false, may_fault = false;
   bool is_exit = false, is_entry = false, on = false;

@@ -135,7 +135,8 @@ function inForce(notes: ObjectNote[], hooks: ReadonlyMap<number, HookWish>): Obj
 function processOf(pid: Pid, startTime: bigint, session: AdoptedSession): EnteredProcess {
   const sites = new Map(session.sites.map((site) => [site.addr, site as SiteState]));
   const kinds = session.sites.flatMap((site) => site.hooks.map((hook) => ({ site, hook })));
-  const guards = kinds.filter(({ hook }) => hook.answersSigaction);
+  const masks = kinds.filter(({ hook }) => hook.seesMasks);
+  const guards = [...kinds.filter(({ hook }) => hook.answersSigaction), ...masks];
   return {
     identity: { pid, startTime },
     session: session.session,
@@ -146,6 +147,8 @@ function processOf(pid: Pid, startTime: bigint, session: AdoptedSession): Entere
     noStop: session.noStop,
     follows: kinds.some(({ hook }) => hook.followsLoader) ? 'loader' : 'none',
     guardSites: new Set(guards.map(({ site }) => site.addr)),
+    maskSites: new Set(masks.map(({ site }) => site.addr)),
+    masksFailed: { events: -1, failures: 0, until: 0 },
     sites,
     objects: new Map(),
     maps: new Map(),

@@ -19,9 +19,10 @@ import { applySites, goRefusal } from './go.js';
 import { armGuard, disarmGuard, guardWishes, settleGuard } from './guard.js';
 import { Lineage } from './lineage.js';
 import { loadObject } from './load.js';
+import { followSoon, yieldMasks } from './masks.js';
 import { writeNotes } from './notes.js';
 import type { AttachObserver, AttachRequest } from './observer.js';
-import { type Follower, followLoads, settleModules } from './pending.js';
+import { catchUp, type Follower, followLoads, settleModules } from './pending.js';
 import { type HookPlan, planObject } from './plan.js';
 import { isGone, refuseProcess } from './refuse.js';
 import { draftSites, dropUnwinderGuards, guardUnwinders, settleSites } from './sites.js';
@@ -156,6 +157,7 @@ export class AttachEngine {
     await followLoads(process);
     // A module may have come between our look and the loader's hook.
     if (object.pending.length > 0) await settleModules(this.#follower, process);
+    followSoon(process, (job) => this.#serially(request.pid, job));
     return object;
   }
 
@@ -237,7 +239,7 @@ export class AttachEngine {
     for (const [object, bytes] of files) this.#observer.adopted(process, object, bytes);
     if (refusal !== undefined) this.#observer.notAdopted(pid, refusal);
     await followLoads(process);
-    if (process.follows !== 'none') await settleModules(this.#follower, process);
+    await catchUp(this.#follower, process);
     await this.#leaveIfIdle(process);
   }
 
@@ -355,6 +357,8 @@ export class AttachEngine {
         return await this.#apply(process, wishes, added, []);
       }
       const hook = added.find((one) => one.place.addr === site);
+      const isFree = hook && (await yieldMasks(process, error));
+      if (isFree) return await this.#apply(process, wishes, added, guard);
       const what = hook ? hook.place.name.text : `process ${process.identity.pid}`;
       throw refusalOf(error, what) ?? error;
     }
@@ -435,14 +439,12 @@ export class AttachEngine {
   /** Notices processes that ended; called from time to time and when the kernel says so. */
   async sweep(): Promise<void> {
     for (const process of this.processes()) {
-      await this.#serially(process.identity.pid, async () => {
-        if (this.#processes.get(process.identity.pid) !== process) return;
-        if (!(await this.#stillSame(process))) return;
+      const { pid } = process.identity;
+      await this.#serially(pid, async () => {
+        if (this.#processes.get(pid) !== process || !(await this.#stillSame(process))) return;
         // Where the kernel does not tell us, or could not keep up.
-        for (const child of childrenOf(process.identity.pid))
-          await this.lineage.forked(process, child);
-        // Programs that map code without the loader, or whose loader cannot be hooked.
-        if (process.follows !== 'none') await settleModules(this.#follower, process);
+        for (const child of childrenOf(pid)) await this.lineage.forked(process, child);
+        await catchUp(this.#follower, process);
       }).catch(() => {});
     }
   }

@@ -79,6 +79,8 @@ export function childOf(
     enterNs: 0,
     pauseTotalNs: 0,
     guardSites: new Set(parent.guardSites),
+    maskSites: new Set(parent.maskSites),
+    masksFailed: { ...parent.masksFailed },
     sites: new Map(sites.map((site) => [site.addr, site])),
     objects: new Map(),
     maps: new Map(),

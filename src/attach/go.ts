@@ -43,7 +43,8 @@ export async function applySites(
     if (code !== 'ENOTRECOVERABLE') throw error;
     await armGuard(process);
     const refusal = `${reason} (its rt_sigaction calls cannot be diverted)`;
-    if (process.reads !== 'guarded') throw new FsError('EOPNOTSUPP', refusal, { cause: error });
+    if (!['guarded', 'followed'].includes(process.reads))
+      throw new FsError('EOPNOTSUPP', refusal, { cause: error });
     return await native.targetApply(process.session, wishes);
   }
 }

@@ -55,6 +55,17 @@ export async function settleGuard(
   }
 }
 
+/** Once more, where somebody was in the way each time when the sites were diverted. */
+export async function armLate(process: EnteredProcess): Promise<void> {
+  if (process.reads !== 'kernel' || process.guardSites.size === 0) return;
+  try {
+    process.pauseTotalNs += await native.targetArmGuard(process.session);
+    process.reads = 'guarded';
+  } catch {
+    // Another time.
+  }
+}
+
 /** Arms guarded reads once per process; never fails: reads through the kernel are the fallback. */
 export async function armGuard(process: EnteredProcess): Promise<void> {
   const wishes = await guardWishes(process);
@@ -83,5 +94,6 @@ export async function disarmGuard(process: EnteredProcess): Promise<void> {
   await native.targetApply(process.session, wishes);
   for (const wish of wishes) process.sites.delete(wish.addr);
   process.guardSites.clear();
+  process.maskSites.clear();
   process.reads = 'none';
 }

@@ -5,13 +5,14 @@
 // All of it runs in the process' turn of the engine. Nothing here throws: nobody asked, so what
 // cannot be attached is said in the books and stays pending.
 import { type FsError, refusalOf } from '../errors.js';
-import { native, type SiteWish } from '../native.js';
+import { native } from '../native.js';
 import { type Module, readModules } from '../process/modules.js';
 import { isLibraryName } from '../symbols/awaited.js';
 import { parsePlace } from '../symbols/name.js';
 import { loaderHooks, matchesModule, type Place } from '../symbols/resolve.js';
 import type { Pid } from '../types.js';
 import { exitFormOf } from './exits.js';
+import { followMasks, loaderWishes } from './masks.js';
 import type { HookPlan } from './plan.js';
 import { type EnteredProcess, type Hook, hooksOf, type PendingHook, pendingOf } from './state.js';
 
@@ -30,13 +31,8 @@ export interface Follower {
 async function hookLoader(process: EnteredProcess): Promise<boolean> {
   const places = await loaderHooks(process.identity.pid);
   if (places.length === 0) return false;
-  const ours = { hookId: 0, progId: 0, followsLoader: true, onReturn: false, enabled: true };
-  const wishes: SiteWish[] = places.map(({ addr, functionAddr, functionSize }) => ({
-    addr,
-    functionAddr,
-    functionSize,
-    hooks: [{ ...ours, cookie: 0n }, ...(process.sites.get(addr)?.hooks ?? [])],
-  }));
+  const wishes = loaderWishes(process, places);
+  if (wishes.length === 0) return true;
   const report = await native.targetApply(process.session, wishes);
   process.pauseTotalNs += report.pauseNs + report.recyclePauseNs;
   for (const wish of wishes) process.sites.set(wish.addr, wish);
@@ -186,4 +182,11 @@ export async function settleModules(follower: Follower, process: EnteredProcess)
   await attachPending(follower, process, modules);
   // C programs load the unwinder when a thread is cancelled for the first time.
   if (hooksOf(process).some(isHijacked)) await follower.guardUnwinders(process);
+}
+
+/** What nobody tells us of. */
+export async function catchUp(follower: Follower, process: EnteredProcess): Promise<void> {
+  // Programs that map code without the loader, or whose loader cannot be hooked.
+  if (process.follows !== 'none') await settleModules(follower, process);
+  await followMasks(process);
 }

@@ -90,16 +90,21 @@ export interface EnteredProcess {
   enterNs: number;
   pauseTotalNs: number;
   /**
-   * How programs read memory: `guarded` loads (we own SIGSEGV and SIGBUS), by the `kernel`
-   * (process_vm_readv), or not asked for yet.
+   * How programs read memory: `guarded` loads (we own SIGSEGV and SIGBUS) behind one system call,
+   * without it where signal masks are `followed`, by the `kernel` (process_vm_readv), or not asked
+   * for yet.
    */
-  reads: 'guarded' | 'kernel' | 'none';
+  reads: 'followed' | 'guarded' | 'kernel' | 'none';
   /** Its threads are never stopped all at once. */
   noStop: boolean;
   /** How we hear of modules that come: from the `loader`, by a look every `second`, or not yet. */
   follows: 'loader' | 'second' | 'none';
-  /** Addresses of the diverted rt_sigaction sites. */
+  /** Addresses of the diverted sites that go with the guard. */
   guardSites: Set<bigint>;
+  /** Those among them that see changes of signal masks. */
+  maskSites: Set<bigint>;
+  /** When following masks failed: not again before modules change, or before a time (ms). */
+  masksFailed: { events: number; failures: number; until: number };
   sites: Map<bigint, SiteState>;
   /** By path. */
   objects: Map<string, AttachedObject>;
@@ -150,6 +155,8 @@ export function newProcess(
     noStop: false,
     follows: 'none',
     guardSites: new Set(),
+    maskSites: new Set(),
+    masksFailed: { events: -1, failures: 0, until: 0 },
     sites: new Map(),
     objects: new Map(),
     maps: new Map(),

@@ -121,6 +121,23 @@ export class SymbolTable {
     return undefined;
   }
 
+  /** Start and size of the function around a link-time address, if only unwind tables know it. */
+  extentAround(vaddr: bigint): Pick<ModuleSymbol, 'vaddr' | 'size'> | undefined {
+    const { extentAddrs, extentSizes } = this.elf;
+    let low = 0;
+    let high = extentAddrs.length;
+    while (low < high) {
+      const mid = (low + high) >>> 1;
+      if (extentAddrs[mid]! <= vaddr) low = mid + 1;
+      else high = mid;
+    }
+    const start = extentAddrs[low - 1];
+    const size = extentSizes[low - 1];
+    if (start === undefined || size === undefined || vaddr >= start + BigInt(size))
+      return undefined;
+    return { vaddr: start, size };
+  }
+
   /** The function that begins at a link-time address: of a symbol, or one without a name. */
   startingAt(vaddr: bigint): ModuleSymbol | undefined {
     const named = this.containing(vaddr);

@@ -1,19 +1,25 @@
 /* SPDX-License-Identifier: MIT */
 /* Memory that may be unmapped, protected or unmapped while we read it. The only instructions of
- * the runtime that may fault lie between rt_guard_begin and rt_guard_end, in one leaf function that
- * pushes nothing: the fixup returns from it with the number of bytes done, kept in rdi. */
+ * the runtime that may fault lie between rt_guard_begin and rt_guard_end, in leaf functions that
+ * push nothing: the fixup returns from them with the number of bytes done, kept in rdi. */
 #include "guard.h"
 
+#include "mask.h"
 #include "rt.h"
 
-/* u64 guard_copy(void* dst, const void* src, u64 len): bytes copied, less than len after a fault
- * (up to 7 bytes before the one that faulted). */
+/* Bytes copied, less than len after a fault (up to 15 bytes before the one that faulted). */
 u64 rt_guard_copy(void* dst, u64 src, u64 len);
+/* Copies up to and with the NUL: aligned words, so that no page is touched which the string does
+ * not reach. Neither found nor `done == size` is a fault. */
+struct guard_text {
+  u64 done, found;
+};
+struct guard_text rt_guard_text(void* dst, u64 src, u64 size);
 __asm__(
     ".pushsection .text.rt_guard, \"ax\", @progbits\n"
     ".balign 16\n"
-    ".hidden rt_guard_copy, rt_guard_begin, rt_guard_end, rt_guard_fixup\n"
-    ".globl rt_guard_copy, rt_guard_begin, rt_guard_end, rt_guard_fixup\n"
+    ".hidden rt_guard_copy, rt_guard_text, rt_guard_begin, rt_guard_end, rt_guard_fixup\n"
+    ".globl rt_guard_copy, rt_guard_text, rt_guard_begin, rt_guard_end, rt_guard_fixup\n"
     ".type rt_guard_copy, @function\n"
     "rt_guard_copy:\n"
     "rt_guard_begin:\n"
@@ -21,35 +27,103 @@ __asm__(
     "  mov %rdx, %rcx\n"
     "  cmp $256, %rcx\n"
     "  jae 4f\n"
+    "  sub $16, %rcx\n"
+    "  jb 2f\n"
     "1:\n"
-    "  cmp $8, %rcx\n"
-    "  jb 3f\n"
-    "2:\n"
+    "  mov (%rsi), %rax\n"
+    "  mov 8(%rsi), %r9\n"
+    "  mov %rax, (%rdi)\n"
+    "  mov %r9, 8(%rdi)\n"
+    "  add $16, %rsi\n"
+    "  add $16, %rdi\n"
+    "  sub $16, %rcx\n"
+    "  jae 1b\n"
+    "2:\n" /* the low bits of rcx are those of what is left */
+    "  test $8, %cl\n"
+    "  jz 3f\n"
     "  mov (%rsi), %rax\n"
     "  mov %rax, (%rdi)\n"
     "  add $8, %rsi\n"
     "  add $8, %rdi\n"
-    "  sub $8, %rcx\n"
-    "  cmp $8, %rcx\n"
-    "  jae 2b\n"
     "3:\n"
-    "  test %rcx, %rcx\n"
+    "  and $7, %ecx\n"
     "  jz 5f\n"
+    "4:\n" /* few bytes, or many */
+    "  cmp $8, %rcx\n"
+    "  jae 7f\n"
+    "6:\n"
     "  movzbl (%rsi), %eax\n"
     "  mov %al, (%rdi)\n"
     "  inc %rsi\n"
     "  inc %rdi\n"
     "  dec %rcx\n"
-    "  jmp 3b\n"
-    "4:\n"
+    "  jnz 6b\n"
+    "  jmp 5f\n"
+    "7:\n"
     "  rep movsb\n"
+    "5:\n"
+    "  mov %rdi, %rax\n"
+    "  sub %r8, %rax\n"
+    "  ret\n"
+    ".size rt_guard_copy, . - rt_guard_copy\n"
+    ".balign 16\n"
+    ".type rt_guard_text, @function\n"
+    "rt_guard_text:\n" /* rcx: bytes left, r9: of the word, r10 and r11: for the search */
+    "  mov %rdi, %r8\n"
+    "  mov %rdx, %r10\n"
+    "  xor %edx, %edx\n" /* not found, should a load fault */
+    "  mov %rsi, %rcx\n"
+    "  and $7, %ecx\n"
+    "  mov $8, %r9d\n"
+    "  sub %rcx, %r9\n" /* bytes of the first word that are the string's */
+    "  and $-8, %rsi\n"
+    "  shl $3, %ecx\n"
+    "  mov (%rsi), %rax\n"
+    "  shr %cl, %rax\n"
+    "  mov %r10, %rcx\n"
+    "  jmp 3f\n"
+    "1:\n" /* a whole word without a NUL, if it is one */
+    "  mov (%rsi), %rax\n"
+    "  cmp $8, %rcx\n"
+    "  jb 2f\n"
+    "  movabs $0x0101010101010101, %r10\n"
+    "  mov %rax, %r11\n"
+    "  sub %r10, %r11\n"
+    "  mov %rax, %r10\n"
+    "  not %r10\n"
+    "  and %r10, %r11\n"
+    "  movabs $0x8080808080808080, %r10\n"
+    "  test %r10, %r11\n"
+    "  jnz 2f\n"
+    "  mov %rax, (%rdi)\n"
+    "  add $8, %rdi\n"
+    "  add $8, %rsi\n"
+    "  sub $8, %rcx\n"
+    "  jnz 1b\n"
+    "  jmp 5f\n"
+    "2:\n"
+    "  mov $8, %r9d\n"
+    "3:\n" /* byte by byte */
+    "  mov %al, (%rdi)\n"
+    "  inc %rdi\n"
+    "  test %al, %al\n"
+    "  jz 4f\n"
+    "  shr $8, %rax\n"
+    "  dec %rcx\n"
+    "  jz 5f\n"
+    "  dec %r9\n"
+    "  jnz 3b\n"
+    "  add $8, %rsi\n"
+    "  jmp 1b\n"
+    "4:\n"
+    "  mov $1, %edx\n"
     "5:\n"
     "rt_guard_end:\n"
     "rt_guard_fixup:\n"
     "  mov %rdi, %rax\n"
     "  sub %r8, %rax\n"
     "  ret\n"
-    ".size rt_guard_copy, . - rt_guard_copy\n"
+    ".size rt_guard_text, . - rt_guard_text\n"
     ".popsection\n");
 
 static u64 copy_by_kernel(long nr, u64 local, u64 remote, u64 len) {
@@ -59,16 +133,22 @@ static u64 copy_by_kernel(long nr, u64 local, u64 remote, u64 len) {
   return done < 0 ? 0 : (u64)done;
 }
 
-/* A fault on a blocked signal kills the process, whatever handler it has. The two signals are let
- * through for the length of one read; returns which of them were blocked. About 100 ns: this goes
- * when the program's own mask changes are seen by us. */
-#define FAULT_SIGNALS ((1ull << (7 - 1)) | (1ull << (11 - 1))) /* SIGBUS, SIGSEGV */
-RT_INLINE u64 let_faults_through(void) {
-  if (rt_env.guard_mode != 1) return 0;
-  u64 set = FAULT_SIGNALS;
+/* A fault on a blocked signal kills the process, whatever handler it has. Where it is not known
+ * that the two signals are open they are let through for the length of one read; returns which of
+ * them were blocked. */
+static __attribute__((noinline)) u64 ask_and_let_through(void) {
+  u64 set = RT_FAULT_SIGNALS;
   u64 before = 0;
-  rt_syscall6(RT_SYS_RT_SIGPROCMASK, 1 /* SIG_UNBLOCK */, (u64)&set, (u64)&before, 8, 0, 0);
-  return before & FAULT_SIGNALS;
+  /* First the token: whatever comes between it and the answer takes it away. */
+  const struct rt_token* token = rt_mask_claim();
+  const long err =
+      rt_syscall6(RT_SYS_RT_SIGPROCMASK, 1 /* SIG_UNBLOCK */, (u64)&set, (u64)&before, 8, 0, 0);
+  if (token != 0) rt_mask_judge(token, err == 0 ? before : ~0ull);
+  return before & RT_FAULT_SIGNALS;
+}
+RT_INLINE u64 let_faults_through(void) {
+  if (rt_env.guard_mode != 1 || RT_LIKELY(rt_mask_is_open())) return 0;
+  return ask_and_let_through();
 }
 RT_INLINE void block_again(u64 blocked) {
   if (RT_LIKELY(blocked == 0)) return;
@@ -94,30 +174,46 @@ long rt_read_user(void* dst, u64 src, u64 len) {
   return -RT_EFAULT;
 }
 
+long rt_read_by_kernel(void* dst, u64 src, u64 len) {
+  if (!is_user_range(src, len)) return -RT_EFAULT;
+  const u64 done = copy_by_kernel(RT_SYS_PROCESS_VM_READV, (u64)dst, src, len);
+  return done == len ? 0 : -RT_EFAULT;
+}
+
+/* A system call is dear: a piece of up to 256 bytes for each, ending at an aligned address. */
+static struct guard_text text_by_kernel(u8* out, u64 src, u64 size) {
+  struct guard_text text = {0, 0};
+  u8 piece[256];
+  while (text.done < size) {
+    u64 chunk = sizeof(piece) - ((src + text.done) & (sizeof(piece) - 1));
+    if (chunk > size - text.done) chunk = size - text.done;
+    if (rt_read_by_kernel(piece, src + text.done, chunk) != 0) return text;
+    for (u64 i = 0; i < chunk; i++) {
+      out[text.done++] = piece[i];
+      text.found = piece[i] == 0;
+      if (text.found) return text;
+    }
+  }
+  return text;
+}
+
 /* What follows the NUL in `dst` stays as it was, as in the kernel: programs use buffers that they
  * zeroed as keys of maps. */
-static long read_str(void* dst, u64 src, u64 size) {
-  u8* out = dst;
-  u8 piece[256];
-  /* Bytes per step: a system call is dear, a plain load should not run ahead of the NUL. Steps end
-   * at aligned addresses, so none touches a page that the string does not reach. */
-  u64 step = rt_env.guard_mode == 1 ? 64 : sizeof(piece);
-  u64 done = 0;
-  while (done < size) {
-    u64 chunk = step - ((src + done) & (step - 1));
-    if (chunk > size - done) chunk = size - done;
-    if (!is_user_range(src + done, chunk) || copy_in(piece, src + done, chunk) != chunk) {
-      rt_memset(dst, 0, size);
-      return -RT_EFAULT;
-    }
-    for (u64 i = 0; i < chunk; i++) {
-      out[done + i] = piece[i];
-      if (piece[i] == 0) return (long)(done + i + 1);
-    }
-    done += chunk;
+static long read_str(u8* dst, u64 src, u64 size) {
+  const u64 room = src < RT_USER_ADDR_END ? RT_USER_ADDR_END - src : 0;
+  const u64 limit = size < room ? size : room;
+  struct guard_text text = {0, 0};
+  if (limit != 0) {
+    text =
+        rt_env.guard_mode == 1 ? rt_guard_text(dst, src, limit) : text_by_kernel(dst, src, limit);
   }
-  out[size - 1] = 0;
-  return (long)size;
+  if (text.found) return (long)text.done;
+  if (text.done == size) {
+    dst[size - 1] = 0;
+    return (long)size;
+  }
+  rt_memset(dst, 0, size);
+  return -RT_EFAULT;
 }
 
 long rt_read_user_str(void* dst, u64 src, u64 size) {

@@ -2,8 +2,9 @@
 /* Reading and writing memory that may not be there.
  *
  * rt_env.guard_mode 0: process_vm_readv on ourselves, right everywhere (about 1 us).
- * rt_env.guard_mode 1: plain loads. Whoever sets it owns SIGSEGV and SIGBUS: a fault whose rip is
- * in [rt_guard_begin, rt_guard_end) is answered by setting rip to rt_guard_fixup, nothing else. */
+ * rt_env.guard_mode 1: plain loads, after one system call unless rt_mask_is_open(). Whoever sets it
+ * owns SIGSEGV and SIGBUS: a fault whose rip is in [rt_guard_begin, rt_guard_end) is answered by
+ * setting rip to rt_guard_fixup, nothing else. */
 #ifndef BPFTIME_RT_GUARD_H
 #define BPFTIME_RT_GUARD_H
 
@@ -22,6 +23,8 @@ extern const char rt_guard_begin[], rt_guard_end[], rt_guard_fixup[];
 long rt_read_user(void* dst, u64 src, u64 len);
 /* Length with its NUL (truncated to size, always terminated), or -EFAULT with dst zeroed. */
 long rt_read_user_str(void* dst, u64 src, u64 size);
+/* As rt_read_user, whatever guard_mode says, without a fault. */
+long rt_read_by_kernel(void* dst, u64 src, u64 len);
 /* 0 or -EFAULT; honours page protections. */
 long rt_write_user(u64 dst, const void* src, u64 len);
 

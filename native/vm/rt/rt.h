@@ -42,6 +42,8 @@
 #define RT_MAP_LRU_PERCPU_HASH 10
 #define RT_MAP_RINGBUF 27
 
+#define RT_FAULT_SIGNALS ((1ull << (7 - 1)) | (1ull << (11 - 1))) /* SIGBUS, SIGSEGV */
+
 #define RT_USER_ADDR_END 0x7ffffffff000ull
 #define RT_LOCK_WAIT_NS 10000000ull /* longest wait for a lock whose owner lives */
 
