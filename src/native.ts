@@ -212,8 +212,7 @@ export interface HookWish {
   progId: number;
   onReturn: boolean;
   enabled: boolean;
-  /** bpf_get_attach_cookie. */
-  cookie: bigint;
+  cookie: bigint; // bpf_get_attach_cookie
 }
 
 /** How returns are caught: where the `ret`s stand, or by a replaced return address. */

@@ -387,8 +387,7 @@ export class AttachEngine {
     await this.#serially(pid, async () => {
       const process = this.#processes.get(pid);
       const pending = process && pendingOf(process).find((one) => one.id === hookId);
-      if (pending) pending.enabled = enabled;
-      if (pending) return;
+      if (pending) return void Object.assign(pending, { enabled });
       const hook = process && hooksOf(process).find((one) => one.id === hookId);
       if (!process || !hook) return fail('ENOENT', `${hookId}: no such hook`);
       if (hook.enabled === enabled) return;
