@@ -23,6 +23,8 @@ export interface Swept {
 }
 
 const LARGE = 64;
+/** A busy machine may not stop every thread in time; such a change has changed nothing. */
+const LATE_TRIES = 5;
 /** Batches that are attached at any time. */
 const KEPT = 4;
 const MARK = 0xdead_0000_0000_0000n;
@@ -71,6 +73,17 @@ export function functionsOf(lab: Lab, pid: number, module: string): Listed[] {
   return [...seen.values()];
 }
 
+function insist(change: () => void): void {
+  for (let left = LATE_TRIES; ; left--) {
+    try {
+      change();
+      return;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ETIMEDOUT' || left === 0) throw error;
+    }
+  }
+}
+
 /** Attaches to and detaches from each function; the process' other threads work on. */
 export class Sweep {
   readonly #lab: Lab;
@@ -116,11 +129,11 @@ export class Sweep {
   #attach(batch: readonly Listed[]): { addr: bigint; reason: string } | undefined {
     const file = this.#lab.proc(this.#pid, `hooks/sweep${this.#count++}.o`);
     try {
-      writeFileSync(file, aimed(batch.length === LARGE ? this.#large : this.#single, batch));
+      const object = aimed(batch.length === LARGE ? this.#large : this.#single, batch);
+      insist(() => writeFileSync(file, object));
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
       const said = this.#lab.read(this.#pid, 'last_error');
-
       const [, place, reason] = / (0x[0-9a-f]+): (.*)/.exec(said) ?? [];
       return { addr: BigInt(place ?? 0), reason: `${code} ${reason ?? said}` };
     }
@@ -134,6 +147,6 @@ export class Sweep {
     if (this.#count % 8 === 0) {
       this.#hits += this.#lab.hits(this.#pid, file.slice(file.indexOf('hooks/')));
     }
-    unlinkSync(file);
+    insist(() => unlinkSync(file));
   }
 }

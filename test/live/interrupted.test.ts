@@ -5,7 +5,6 @@ import { codeHash, eventually, Lab, sameCode } from '../helpers/lab.js';
 
 t.setTimeout(60_000);
 
-const CALLS = 24;
 const WAIT_MS = 2500;
 /** A stop may cost a waiting call this much; a busy machine schedules late. */
 const SLACK_MS = 1200;
@@ -22,34 +21,48 @@ const BEGIN_ANEW = [
 
 /** C libraries differ in the calls that they make, and in what they do about EINTR. */
 const KERNEL_HEADERS = ['/usr/include', '/usr/include/x86_64-linux-gnu'];
-const MAKES: [name: string, compiler: string, flags: string[]][] = [
-  ['glibc', 'gcc', []],
-  ['glibc, static', 'gcc', ['-static']],
-  ['musl, static', 'musl-gcc', ['-static', ...KERNEL_HEADERS.map((dir) => `-idirafter${dir}`)]],
-];
+const inC = (compiler: string, flags: string[]): Make => ({
+  build: (lab) => lab.build('sleepers.c', flags, { compiler }),
+  work: 'work',
+  calls: 24,
+});
 
-for (const [name, compiler, flags] of MAKES) {
-  await t.test(`no system call is interrupted: ${name}`, (t) => oneMake(t, compiler, flags));
+/** A program of sleepers: the function that is probed meanwhile, and how many calls it waits in. */
+interface Make {
+  build(lab: Lab): string;
+  work: string;
+  calls: number;
 }
 
-async function oneMake(t: Test, compiler: string, flags: string[]): Promise<void> {
+const MAKES: Record<string, Make> = {
+  glibc: inC('gcc', []),
+  'glibc, static': inC('gcc', ['-static']),
+  'musl, static': inC('musl-gcc', ['-static', ...KERNEL_HEADERS.map((dir) => `-idirafter${dir}`)]),
+  Go: { build: (lab) => lab.build('sleepers.go'), work: 'main.work', calls: 20 },
+};
+
+for (const [name, make] of Object.entries(MAKES)) {
+  await t.test(`no system call is interrupted: ${name}`, (t) => oneMake(t, make));
+}
+
+async function oneMake(t: Test, make: Make): Promise<void> {
   await Lab.run(t, async (lab) => {
-    const target = lab.start(lab.build('sleepers.c', flags, { compiler }));
+    const target = lab.start(make.build(lab));
     const { pid } = target;
     t.ok(await target.says(/asleep/));
     const before = codeHash(pid);
     let cycles = 0;
     const end = Date.now() + WAIT_MS - 700;
     while (Date.now() < end) {
-      const put = await lab.attach(pid, lab.bpf('probe'), 'uprobe/work');
-      const gone = await lab.detach(pid, 'uprobe/work');
+      const put = await lab.attach(pid, lab.bpf('probe'), `uprobe/${make.work}`);
+      const gone = await lab.detach(pid, `uprobe/${make.work}`);
       if (put.code !== 0 || gone.code !== 0) t.fail(put.err + gone.err);
       cycles++;
     }
     t.ok(cycles >= 3, `attached and detached ${cycles} times while they slept`);
     t.ok(await target.says(/all awake/), 'all came back');
     const lines = target.text.split('\n').filter((line) => / (ok|BROKEN) /.test(line));
-    t.equal(lines.length, CALLS);
+    t.equal(lines.length, make.calls);
     for (const line of lines) {
       const [, name, state, tookMs] = /^(\S+) (ok|BROKEN .*)\s(\d+)$/.exec(line) ?? [];
       t.equal(state, 'ok', `${name}: result`);
