@@ -24,7 +24,6 @@ const CODES: Readonly<Record<string, string>> = {
   'xbegin cannot be moved': 'xbegin',
   'a 16-bit relative operand cannot be moved': 'relative16',
   'an operand is further than 2 GiB from the trampoline': 'out_of_reach',
-  'a nil dereference among the bytes that would move': 'go_nil_check',
 };
 
 /** A planner's reason as one word; `other` for those that no table has. */

@@ -97,6 +97,18 @@ await t.test('nginx under wrk', async (t) => {
   });
 });
 
+await t.test('Go, with goroutines that check their own results', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = lab.start(lab.build('goroutines.go'), ['100']);
+    target.child.stdin?.write('start\n');
+    t.ok(await target.says(/round [1-9]/), 'the target works');
+    const module = 'goroutines';
+    await sweepModule(t, lab, target.pid, { module, isFine: () => target.alive });
+    t.ok(await target.advances(), 'it works on');
+    t.notMatch(target.text, /WRONG/, 'no result was ever wrong');
+  });
+});
+
 await t.test(`node serving HTTP, one function of ${NODE_STEP}`, async (t) => {
   await Lab.run(t, async (lab) => {
     const port = await freePort();
