@@ -7,6 +7,10 @@
 //   -- result                    r0, and optionally
 //   -- mem after                 hex bytes that must be there afterwards
 //   -- error                     instead of a result: "SLOT: reason" of the validator
+// and for the verifier
+//   -- accept                    nothing follows
+//   -- refuse                    how "SLOT: reason" of the verifier begins
+//   -- context                   optional: which one r1 points at
 #pragma once
 
 #include <cctype>
@@ -27,6 +31,8 @@ struct Case {
   std::vector<uint8_t> mem_after;
   bool has_mem_after = false;
   bool is_error = false;
+  bool is_refused = false;
+  std::string context;
   std::string error;
   uint64_t result = 0;
 };
@@ -58,8 +64,10 @@ inline void finish_section(Case* item, const std::string& section, const std::st
     item->has_mem_after = true;
   }
   if (section == "result") item->result = std::strtoull(trim(body).c_str(), nullptr, 0);
-  if (section == "error") {
-    item->is_error = true;
+  if (section == "context") item->context = trim(body);
+  if (section == "error" || section == "refuse") {
+    item->is_error = section == "error";
+    item->is_refused = section == "refuse";
     item->error = trim(body);
   }
 }
