@@ -41,6 +41,12 @@ export interface Offence {
   column: number;
 }
 
+interface FsErrorOptions {
+  cause?: unknown;
+  offence?: Offence;
+  story?: readonly string[];
+}
+
 /** A refusal that the user sees: errno from the system call, reason in `last_error`. */
 export class FsError extends Error {
   readonly errno: Errno;
@@ -48,13 +54,16 @@ export class FsError extends Error {
   readonly reason: string;
   /** The offending line of a text file, if any. */
   readonly offence: Offence | undefined;
+  /** Further lines for `error_log`: how it came to that. */
+  readonly story: readonly string[];
 
-  constructor(errno: Errno, reason: string, options: { cause?: unknown; offence?: Offence } = {}) {
+  constructor(errno: Errno, reason: string, options: FsErrorOptions = {}) {
     super(`${errno}: ${reason}`, options.cause === undefined ? {} : { cause: options.cause });
     this.name = 'FsError';
     this.errno = errno;
     this.reason = reason;
     this.offence = options.offence;
+    this.story = options.story ?? [];
   }
 }
 

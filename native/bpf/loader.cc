@@ -27,9 +27,16 @@ thread_local std::string* log_of_thread = nullptr;
 int print_to_log(libbpf_print_level level, const char* format, va_list args) {
   if (level == LIBBPF_DEBUG || log_of_thread == nullptr) return 0;
   if (log_of_thread->size() >= kLogBytesMax) return 0;
-  char line[1024];
-  const int size = std::vsnprintf(line, sizeof(line), format, args);
-  if (size > 0) log_of_thread->append(line);
+  // A program's log comes in one piece, and its last line is the one that people read.
+  va_list again;
+  va_copy(again, args);
+  const int size = std::vsnprintf(nullptr, 0, format, again);
+  va_end(again);
+  if (size <= 0) return size;
+  std::string line(static_cast<size_t>(size) + 1, 0);
+  std::vsnprintf(line.data(), line.size(), format, args);
+  line.pop_back();
+  log_of_thread->append(line);
   return size;
 }
 

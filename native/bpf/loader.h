@@ -32,7 +32,7 @@ struct FormerMaps {
 };
 
 /// Loads every program of the object. Any thread. `log` gets libbpf's warnings and the
-/// validator's. ENOEXEC (and the reason), EFBIG, ENOMEM, EIO: libbpf is not bound to us.
+/// verifier's. ENOEXEC (and the reason), EFBIG, ENOMEM, EIO: libbpf is not bound to us.
 Result<LoadedObject> load_object(const std::string& name, std::span<const uint8_t> file,
                                  std::string& log, const FormerMaps& former = {});
 

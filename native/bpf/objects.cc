@@ -18,6 +18,7 @@
 #include "../vm/rt/map.h"
 #include "../vm/vm.h"
 #include "registry_table.h"
+#include "verification.h"
 
 namespace bpftime {
 
@@ -58,17 +59,6 @@ Result<ScopedFd> make_constant_memfd(const char* name, const void* data, size_t 
   ScopedFd readable(open(path, O_RDONLY | O_CLOEXEC));
   if (!readable.valid()) return fail(errno, "memfd cannot be opened read-only");
   return readable;
-}
-
-const HelperSet& known_helpers() {
-  static const HelperSet set = [] {
-    HelperSet helpers;
-#define ADD_HELPER(id, name, fn) helpers.set(id);
-    RT_HELPERS(ADD_HELPER)
-#undef ADD_HELPER
-    return helpers;
-  }();
-  return set;
 }
 
 constexpr uint8_t kOpLddw = BPF_LD | BPF_IMM | BPF_DW;
@@ -166,14 +156,6 @@ void prepare_runtime() {
   });
 }
 
-void add_line(std::string& log, size_t insn, const char* reason) {
-  char prefix[40];
-  std::snprintf(prefix, sizeof(prefix), "insn %zu: ", insn);
-  log += prefix;
-  log += reason;
-  log += '\n';
-}
-
 }  // namespace
 
 int dup_for_user(int fd) {
@@ -264,17 +246,11 @@ Result<std::shared_ptr<ProgObject>> create_prog(const ProgSpec& spec, std::strin
   prog->insns.assign(spec.insns.begin(), spec.insns.end());
   const Refusal refusal = translate(*prog, spec.fd_array);
   if (refusal.errnum != 0) {
-    add_line(log, refusal.insn, refusal.reason);
+    add_log_line(log, refusal.insn, refusal.reason);
     return fail(refusal.errnum, refusal.reason);
   }
-  ValidateOptions validate_options;
-  validate_options.helpers = &known_helpers();
-  validate_options.prog_type = spec.type;
-  const Verdict verdict = validate(prog->insns, validate_options);
-  if (!verdict) {
-    add_line(log, verdict.insn_index, verdict.reason);
-    return fail(EINVAL, verdict.reason);
-  }
+  const Result<void> verified = verify_prog(*prog, spec, log);
+  if (!verified) return verified.error();
   CompileOptions compile_options;
   compile_options.helpers = &known_helpers();
   compile_options.geometry = geometry_of;

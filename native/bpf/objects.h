@@ -39,7 +39,8 @@ struct ProgSpec {
   std::vector<uint8_t> func_info, line_info;
 };
 
-/// Translates map references, validates and compiles. `log` gets "insn N: reason" on refusal.
+/// Translates map references, verifies and compiles. A refusal leaves in `log` the path that led
+/// there and, last, "insn N: reason".
 Result<std::shared_ptr<ProgObject>> create_prog(const ProgSpec& spec, std::string& log);
 Result<std::shared_ptr<BtfObject>> create_btf(std::span<const uint8_t> data);
 

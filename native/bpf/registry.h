@@ -41,7 +41,7 @@ struct BtfObject {
   ~BtfObject();
 };
 
-/// One loaded program: validated, compiled, immutable.
+/// One loaded program: verified, compiled, immutable.
 struct ProgObject {
   uint32_t id = 0;
   std::string name;

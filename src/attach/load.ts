@@ -21,8 +21,9 @@ export async function loadObject(
     const { log } = error as NativeError;
     const refusal = refusalOf(error, file);
     if (!refusal) throw error;
-    const detail = log ? `: ${reasonIn(log)}` : hintFor(refusal);
-    throw new FsError(refusal.errno, refusal.reason + detail, { cause: error });
+    const { reason, story } = log ? told(log) : { reason: undefined, story: [] };
+    const detail = reason === undefined ? hintFor(refusal) : `: ${reason}`;
+    throw new FsError(refusal.errno, refusal.reason + detail, { cause: error, story });
   }
 }
 
@@ -41,13 +42,20 @@ function hintFor({ errno, reason }: FsError): string {
   return isSaid ? '' : ' (compile with clang -g -O2 -target bpf -c)';
 }
 
-/** What a person needs of libbpf's log: the last word on the program, else libbpf's first. */
-function reasonIn(log: string): string {
+/**
+ * What a person needs of libbpf's log: the last word on the program, and the path that led there;
+ * else libbpf's first.
+ */
+function told(log: string): { reason: string; story: string[] } {
   const lines = log.trimEnd().split('\n');
+  const begin = lines.findIndex((line) => line.includes('-- BEGIN PROG LOAD LOG --'));
   const end = lines.findIndex((line) => line.includes('-- END PROG LOAD LOG --'));
-  if (end <= 0) return lines[0] ?? '';
+  if (end <= 0) return { reason: lines[0] ?? '', story: [] };
   const program = /prog '([^']*)'/.exec(lines[0] ?? '')?.[1];
-  return `${program === undefined ? '' : `program ${program}, `}${lines[end - 1]}`;
+  return {
+    reason: `${program === undefined ? '' : `program ${program}, `}${lines[end - 1]}`,
+    story: begin < 0 ? [] : lines.slice(begin + 1, end - 1),
+  };
 }
 
 /** libbpf names internal maps after the object; keep it short and plain. */

@@ -65,10 +65,11 @@ export class ErrorBook {
     this.#audit(request, `${error.errno} ${reason}`);
     const entry = `[${line.slice(0, 24)}] uid=${request.uid} pid=${request.pid}${line.slice(24)}`;
     const caret = error.offence ? caretLines(error.offence.line, error.offence.column) : '';
+    const story = error.story.map((told) => `  ${oneLine(told)}\n`).join('');
     for (const scope of this.#scopes(request.path)) {
       this.#fs.publish(`${scope.dir}/last_error`, scope.cls('last_error'), line);
       const entries = this.#history(scope.key);
-      entries.push(entry + caret);
+      entries.push(entry + caret + story);
       if (entries.length > ERROR_LOG_ENTRIES) entries.shift();
       this.#fs.publish(`${scope.dir}/error_log`, scope.cls('error_log'), entries.join(''));
     }
@@ -127,7 +128,7 @@ const errorRows = (fs: ControlFs, dir: string): Row[] => [
   {
     pattern: `${dir}/error_log`,
     kind: 'line',
-    doc: `the last ${ERROR_LOG_ENTRIES} failures, mistakes marked with a caret; any write clears it`,
+    doc: `the last ${ERROR_LOG_ENTRIES} failures, with a caret or the path that led there; any write clears it`,
     content: '',
     handlers: { line: ({ path }) => fs.errors.clear(path) },
   },

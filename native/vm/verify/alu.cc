@@ -135,7 +135,6 @@ bool Explorer::pointer_arithmetic(const Insn& insn, const Reg& a, const Reg& b) 
 }
 
 bool Explorer::add_to_pointer(const Insn& insn, const Reg& pointer, const Reg& number) {
-  const uint8_t regno = number.id != 0 || insn.src_is_reg() ? insn.src : insn.dst;
   if (pointer.maybe_null) {
     return refuse(EACCES, text("%s may be null, and a number is added to it: that would hide the "
                                "null (test it first: if (!p) return 0;)",
@@ -147,12 +146,6 @@ bool Explorer::add_to_pointer(const Insn& insn, const Reg& pointer, const Reg& n
     case Kind::kPacketEnd:
       return refuse(EACCES, text("arithmetic on %s: it is not memory that could be indexed",
                                  name_of(pointer).c_str()));
-    case Kind::kCtx:
-    case Kind::kPacket:
-      if (number.num.is_const() || pointer.kind == Kind::kPacket) break;
-      return refuse(EACCES, text("r%u, %s, is added to the context: it is read at fixed offsets "
-                                 "only (name the member)",
-                                 regno, number.num.is_const() ? "a number" : "a variable"));
     default:
       break;
   }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Calls: helpers by their contract, functions of the program, functions that helpers call back.
+#include <linux/bpf.h>
+
 #include <algorithm>
 
 #include "explorer.h"
@@ -155,6 +157,10 @@ bool Explorer::check_map_argument(const Contract& contract, uint8_t regno) {
                                contract.name, name_of(reg).c_str()));
   }
   const MapShape shape = map_shape(reg.map);
+  if (contract.changes_map && (shape.flags & BPF_F_RDONLY_PROG) != 0) {
+    return refuse(EACCES, text("bpf_%s would change map %s, which programs may only read",
+                               contract.name, shape.name));
+  }
   if (contract.map_types == 0 || (contract.map_types >> (shape.type & 63) & 1) != 0) return true;
   return refuse(EINVAL, text("bpf_%s does not work on map %s, which is %s", contract.name,
                              shape.name, map_type_name(shape.type)));

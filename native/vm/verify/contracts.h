@@ -49,6 +49,7 @@ struct Contract {
   uint64_t map_types = 0;    // bit t: r1 (or the map argument) may be a map of type t; 0: any
   bool needs_frame = false;  // looks behind the registers of a probe's context
   Calls calls = Calls::kNever;
+  bool changes_map = false;  // refused on maps that are read-only for programs
 
   [[nodiscard]] uint32_t arity() const {
     uint32_t count = 0;

@@ -63,7 +63,9 @@ bool Explorer::check_inside(const Reg& reg, const Use& use, int64_t region_bytes
 bool Explorer::check_context(const Reg& reg, const Use& use, const ContextField** found) {
   const Context& context = shared_->context;
   if (!reg.num.is_const()) {
-    return refuse(EACCES, "the context is read at an offset that varies (name the member)");
+    return refuse(EACCES,
+                  "the context is read at an offset that varies: it is read at fixed offsets only "
+                  "(name the member, or use bpf_probe_read_kernel)");
   }
   const int64_t off = static_cast<int64_t>(reg.num.const_value()) + use.off;
   for (const ContextField& field : context.fields) {

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT
+#include "verification.h"
+
+#include <linux/bpf.h>
+
+#include <cstring>
+
+#include "../vm/rt/helpers.h"
+#include "../vm/verify/verify.h"
+
+namespace bpftime {
+
+namespace {
+
+const MapObject* map_of(void* user, uint32_t id) {
+  for (const auto& map : static_cast<const ProgObject*>(user)->maps) {
+    if (map->id == id) return map.get();
+  }
+  return nullptr;
+}
+
+verify::MapShape shape_of(void* user, uint32_t id) {
+  verify::MapShape shape;
+  const MapObject* map = map_of(user, id);
+  if (map == nullptr) return shape;
+  shape.type = map->view.type;
+  shape.key_bytes = map->view.key_size;
+  shape.value_bytes = map->view.value_size;
+  shape.max_entries = map->view.max_entries;
+  shape.flags = map->view.map_flags;
+  shape.is_constant = map->frozen && (map->view.map_flags & BPF_F_RDONLY_PROG) != 0;
+  shape.name = map->name.c_str();
+  return shape;
+}
+
+bool constant_of(void* user, uint32_t id, uint64_t offset, uint32_t bytes, uint64_t* value) {
+  const MapObject* map = map_of(user, id);
+  if (map == nullptr || bytes > 8 || offset > map->view.value_size ||
+      bytes > map->view.value_size - offset) {
+    return false;
+  }
+  *value = 0;
+  std::memcpy(value, map->view.base + map->view.data_off + offset, bytes);
+  return true;
+}
+
+}  // namespace
+
+const HelperSet& known_helpers() {
+  static const HelperSet set = [] {
+    HelperSet helpers;
+#define ADD_HELPER(id, name, fn) helpers.set(id);
+    RT_HELPERS(ADD_HELPER)
+#undef ADD_HELPER
+    return helpers;
+  }();
+  return set;
+}
+
+void add_log_line(std::string& log, size_t insn, const std::string& reason) {
+  log += "insn " + std::to_string(insn) + ": " + reason + '\n';
+}
+
+Result<void> verify_prog(const ProgObject& prog, const ProgSpec& spec, std::string& log) {
+  verify::Options options;
+  options.helpers = &known_helpers();
+  options.prog_type = spec.type;
+  options.maps = {shape_of, constant_of, const_cast<ProgObject*>(&prog)};
+  if (spec.btf != nullptr) options.debug.btf = spec.btf->data;
+  options.debug.func_info = spec.func_info;
+  options.debug.line_info = spec.line_info;
+  const verify::Outcome outcome = verify::verify(prog.insns, options);
+  if (outcome.ok()) return {};
+  log += outcome.path;
+  add_log_line(log, outcome.insn_index,
+               outcome.reason + (outcome.where.empty() ? "" : ", at " + outcome.where));
+  return fail(outcome.errnum, "the verifier refused the program");
+}
+
+}  // namespace bpftime

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: MIT
+// What the verifier (native/vm/verify) must know of a program of ours, and its answer as text.
+#pragma once
+
+#include <string>
+
+#include "../vm/vm.h"
+#include "objects.h"
+
+namespace bpftime {
+
+/// Helpers that the runtime has.
+const HelperSet& known_helpers();
+
+/// Verifies a program whose map references were translated. A refusal fails with the verifier's
+/// errno and appends to `log`: the path that led there, then one line "insn N: sentence".
+Result<void> verify_prog(const ProgObject& prog, const ProgSpec& spec, std::string& log);
+
+/// Appends "insn N: reason".
+void add_log_line(std::string& log, size_t insn, const std::string& reason);
+
+}  // namespace bpftime
