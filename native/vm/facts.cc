@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "verify/contracts.h"
+
 namespace bpftime {
 namespace {
 
@@ -289,58 +291,8 @@ FrameUse frame_use(const Flow& flow, const Subprog& subprog, const std::vector<u
 ContextUse context_use(const Flow& flow) { return ContextScan(flow).scan(); }
 
 uint32_t helper_arity(uint32_t id) {
-  switch (id) {
-    case 5:    // ktime_get_ns
-    case 7:    // get_prandom_u32
-    case 8:    // get_smp_processor_id
-    case 14:   // get_current_pid_tgid
-    case 15:   // get_current_uid_gid
-    case 35:   // get_current_task
-    case 42:   // get_numa_node_id
-    case 80:   // get_current_cgroup_id
-    case 118:  // jiffies64
-    case 125:  // ktime_get_boot_ns
-    case 158:  // get_current_task_btf
-    case 160:  // ktime_get_coarse_ns
-    case 208:  // ktime_get_tai_ns
-      return 0;
-    case 173:  // get_func_ip
-    case 174:  // get_attach_cookie
-    case 186:  // get_retval
-      return 1;
-    case 1:    // map_lookup_elem
-    case 3:    // map_delete_elem
-    case 16:   // get_current_comm
-    case 58:   // override_return
-    case 88:   // map_pop_elem
-    case 89:   // map_peek_elem
-    case 132:  // ringbuf_submit
-    case 133:  // ringbuf_discard
-    case 134:  // ringbuf_query
-      return 2;
-    case 4:    // probe_read
-    case 12:   // tail_call
-    case 27:   // get_stackid
-    case 36:   // probe_write_user
-    case 45:   // probe_read_str
-    case 87:   // map_push_elem
-    case 112:  // probe_read_user
-    case 113:  // probe_read_kernel
-    case 114:  // probe_read_user_str
-    case 115:  // probe_read_kernel_str
-    case 131:  // ringbuf_reserve
-    case 182:  // strncmp
-    case 195:  // map_lookup_percpu_elem
-      return 3;
-    case 2:    // map_update_elem
-    case 67:   // get_stack
-    case 130:  // ringbuf_output
-    case 164:  // for_each_map_elem
-    case 181:  // loop
-      return 4;
-    default:
-      return 5;
-  }
+  const verify::Contract* contract = verify::contract_of(id);
+  return contract != nullptr ? contract->arity() : 5;
 }
 
 }  // namespace bpftime

@@ -45,6 +45,13 @@ Scalar immediate(const Insn& insn) {
 
 }  // namespace
 
+/// A number that is about to be copied: what is learnt of one is then known of the other.
+void Explorer::give_names(Reg* reg) {
+  if (!reg->is_number() || reg->num.is_const()) return;
+  if (reg->id == 0) reg->id = next_id();
+  if (reg->low_id == 0) reg->low_id = next_id();
+}
+
 bool Explorer::step_move(const Insn& insn) {
   Reg& dst = now_.reg(insn.dst);
   if (!insn.src_is_reg()) {
@@ -72,13 +79,14 @@ bool Explorer::step_move(const Insn& insn) {
     dst = result;
     return true;
   }
+  give_names(&src);
   if (wide || src.num.wide.umax <= UINT32_MAX) {
-    if (src.id == 0 && !src.num.is_const()) src.id = next_id();
     dst = src;
     return true;
   }
   Reg result = Reg::number(Scalar::zero_extended(src.num.low));
   result.origins = src.origins;
+  result.low_id = src.low_id;
   dst = result;
   return true;
 }
@@ -101,6 +109,11 @@ bool Explorer::step_alu(const Insn& insn) {
   dst = Reg::number(insn.op() == kEnd ? swap(insn, a.num) : alu(insn, a.num, b.num));
   dst.origins = a.origins;
   dst.origins.add(b.origins);
+  // Compilers without 32-bit registers extend a number by shifting it up and down.
+  if (insn.cls() == kAlu64 && b.is_const(32) && !has_src) {
+    if (insn.op() == kLsh) dst.high_id = a.low_id;
+    if (insn.op() == kRsh || insn.op() == kArsh) dst.low_id = a.high_id;
+  }
   return true;
 }
 

@@ -116,17 +116,25 @@ Explorer::Step Explorer::branch_on_numbers(const Insn& insn) {
   return fork(std::move(taken)) ? Step::kGo : Step::kRefused;
 }
 
-/// The number in `regno`, and every copy of it, is known to be `num` now.
+/// The number in `regno`, and every copy of it, is known to be `num` now; so is the lower half of
+/// those that share that with it.
 void Explorer::learn(State* state, uint8_t regno, const Scalar& num, const Origins& origins) {
   const uint32_t id = state->reg(regno).id;
+  const uint32_t low_id = state->reg(regno).low_id;
   const auto set = [&](Reg& reg) {
     reg.num = num;
     reg.origins.add(origins);
   };
   set(state->reg(regno));
-  if (id == 0) return;
+  if (id == 0 && low_id == 0) return;
   state->each_reg([&](Reg& reg) {
-    if (reg.is_number() && reg.id == id) set(reg);
+    if (!reg.is_number()) return;
+    if (id != 0 && reg.id == id) return set(reg);
+    if (low_id == 0 || reg.low_id != low_id) return;
+    Scalar both = reg.num;
+    if (!both.low.intersect(num.low) || !both.normalise()) return;
+    reg.num = both;
+    reg.origins.add(origins);
   });
 }
 

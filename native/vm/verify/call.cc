@@ -53,11 +53,11 @@ bool Explorer::give_result(const Contract& contract) {
     case Gives::kLength: {
       const auto* const size = std::find_if(std::begin(contract.args), std::end(contract.args),
                                             [](Arg a) { return a == Arg::kSizeOrZero; });
-      const Reg& bytes = now_.reg(static_cast<uint8_t>(size - std::begin(contract.args) + 1));
-      mark_exact(bytes.origins);
+      const auto regno = static_cast<uint8_t>(size - std::begin(contract.args) + 1);
+      mark_exact(now_.reg(regno).origins);
       Domain<uint64_t> length;
       length.smin = -kErrnoMax;
-      length.smax = bytes.num.wide.smax;
+      length.smax = size_passed(contract, regno).smax;
       length.normalise();
       result.num = Scalar::of(length);
       break;
@@ -122,6 +122,7 @@ bool Explorer::check_argument(const Contract& contract, uint8_t regno) {
       return check_memory_argument(contract, regno, true, arg == Arg::kWriteOrNull);
     case Arg::kSize:
     case Arg::kSizeOrZero:
+    case Arg::kWideSizeOrZero:
       return check_size_argument(contract, regno);
     case Arg::kText:
       return check_text_argument(contract, regno);
@@ -184,6 +185,12 @@ bool Explorer::check_sized_by_map(const Contract& contract, uint8_t regno) {
   return reg.kind == Kind::kStack ? use_stack(reg, use) : check_region(reg, use);
 }
 
+Domain<uint64_t> Explorer::size_passed(const Contract& contract, uint8_t regno) const {
+  const Scalar& num = now_.frames.back().regs[regno].num;
+  if (contract.args[regno - 1] == Arg::kWideSizeOrZero) return num.wide;
+  return Scalar::zero_extended(num.low).wide;
+}
+
 bool Explorer::check_size_argument(const Contract& contract, uint8_t regno) {
   const Reg& reg = now_.reg(regno);
   if (!reg.is_number()) {
@@ -191,8 +198,8 @@ bool Explorer::check_size_argument(const Contract& contract, uint8_t regno) {
                                contract.name, name_of(reg).c_str()));
   }
   mark_exact(reg.origins);
-  const Domain<uint64_t>& size = reg.num.wide;
-  if (size.smin < 0) {
+  const Domain<uint64_t> size = size_passed(contract, regno);
+  if (size.smin < 0 || (size.umax > INT32_MAX && reg.num.low.smin < 0)) {
     return refuse(EACCES, text("the size that bpf_%s gets in r%u may be negative (make it unsigned "
                                "and compare it with the size of the memory, or mask it: size &= "
                                "SIZE - 1)",
@@ -216,7 +223,7 @@ bool Explorer::check_memory_argument(const Contract& contract, uint8_t regno, bo
   const auto size_regno = static_cast<uint8_t>(regno + 1);
   if (!need_set(size_regno) || !check_size_argument(contract, size_regno)) return false;
   const Reg reg = now_.reg(regno);
-  const Domain<uint64_t> size = now_.reg(size_regno).num.wide;
+  const Domain<uint64_t> size = size_passed(contract, size_regno);
   if (or_null && reg.is_const(0) && size.umax == 0) {
     mark_exact(reg.origins);
     return true;

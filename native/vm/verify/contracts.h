@@ -9,24 +9,25 @@ namespace bpftime::verify {
 
 enum class Arg : uint8_t {
   kNone,
-  kAny,           // anything that was set
-  kMaybe,         // anything, set or not
-  kCtx,           // the context itself
-  kMap,           // a map
-  kKey,           // memory with a key of the map in r1
-  kValue,         // memory with a value of that map
-  kValueOut,      // memory that gets a value of that map
-  kRead,          // memory that is read; its size is the next argument
-  kReadOrNull,    // the same, or null with size 0
-  kWrite,         // memory that is wholly written; its size is the next argument
-  kWriteOrNull,   // the same, or null with size 0
-  kSize,          // at least 1
-  kSizeOrZero,    //
-  kText,          // constant text with its final zero, in .rodata
-  kRecordBytes,   // a constant: how much to reserve
-  kRecord,        // a reserved record, at its beginning; the program loses it
-  kFunction,      // a function of the program
-  kFunctionData,  // what that function gets: memory on the stack, or null
+  kAny,             // anything that was set
+  kMaybe,           // anything, set or not
+  kCtx,             // the context itself
+  kMap,             // a map
+  kKey,             // memory with a key of the map in r1
+  kValue,           // memory with a value of that map
+  kValueOut,        // memory that gets a value of that map
+  kRead,            // memory that is read; its size is the next argument
+  kReadOrNull,      // the same, or null with size 0
+  kWrite,           // memory that is wholly written; its size is the next argument
+  kWriteOrNull,     // the same, or null with size 0
+  kSize,            // at least 1; sizes are 32 bits wide, what is above means nothing
+  kSizeOrZero,      //
+  kWideSizeOrZero,  // 64 bits wide
+  kText,            // constant text with its final zero, in .rodata
+  kRecordBytes,     // a constant: how much to reserve
+  kRecord,          // a reserved record, at its beginning; the program loses it
+  kFunction,        // a function of the program
+  kFunctionData,    // what that function gets: memory on the stack, or null
 };
 
 enum class Gives : uint8_t {

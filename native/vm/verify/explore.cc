@@ -2,8 +2,8 @@
 // Paths: from one instruction to the next, into functions and out of them, to the end.
 #include <algorithm>
 
-#include "../facts.h"
 #include "explorer.h"
+#include "liveness.h"
 
 namespace bpftime::verify {
 
@@ -12,15 +12,6 @@ using namespace isa;
 namespace {
 
 constexpr size_t kPendingMax = 8192;  // branches that wait to be walked
-
-std::vector<uint16_t> live_before(const Flow& flow) {
-  std::vector<uint16_t> live = live_after(flow);
-  for (uint32_t i = 0; i < live.size(); ++i) {
-    const RegUse use = reg_use(flow.insns[i]);
-    live[i] = static_cast<uint16_t>((live[i] & ~use.writes) | use.reads);
-  }
-  return live;
-}
 
 State start_of(uint32_t slot, uint32_t subprog) {
   State state;

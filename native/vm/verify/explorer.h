@@ -63,6 +63,7 @@ class Explorer {
   // alu.cc
   bool step_alu(const Insn& insn);
   bool step_move(const Insn& insn);
+  void give_names(Reg* reg);
   bool step_lddw(const Insn& insn, const Insn& second);
   bool add_to_pointer(const Insn& insn, const Reg& pointer, const Reg& number);
   bool pointer_arithmetic(const Insn& insn, const Reg& a, const Reg& b);
@@ -112,6 +113,7 @@ class Explorer {
   bool check_arguments(const Contract& contract);
   bool check_argument(const Contract& contract, uint8_t regno);
   bool check_memory_argument(const Contract& contract, uint8_t regno, bool writes, bool or_null);
+  [[nodiscard]] Domain<uint64_t> size_passed(const Contract& contract, uint8_t regno) const;
   bool check_size_argument(const Contract& contract, uint8_t regno);
   bool check_map_argument(const Contract& contract, uint8_t regno);
   bool check_text_argument(const Contract& contract, uint8_t regno);

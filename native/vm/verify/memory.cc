@@ -171,7 +171,7 @@ bool Explorer::load_into(uint8_t dst, uint8_t base_regno, int32_t off, uint32_t 
   if (sign) {
     if (!result.is_number()) result = Reg::number(Scalar::any());
     result.num = move_signed(result.num, static_cast<int>(bytes * 8), true);
-    result.id = 0;
+    result.unlink();
   }
   now_.reg(dst) = result;
   return true;

@@ -14,7 +14,9 @@ namespace {
 constexpr uint32_t kCheckpointDistance = 8;  // instructions between two on a path
 constexpr uint32_t kLoopCheckpointDistance = 100;
 constexpr uint32_t kAncestorsCompared = 8;
-constexpr size_t kKeptCompared = 64;  // of those kept at one place, once many are ancestors
+constexpr uint32_t kAncestorsMany = 32;
+constexpr size_t kKeptCompared = 64;   // of those kept at one place, once many are ancestors
+constexpr uint32_t kMissesPerHit = 8;  // what misses more often is not worth keeping
 constexpr uint64_t kComparisonsMax = 8000000;
 constexpr uint16_t kSavedRegs = 0x3c0;  // r6-r9: what a caller has after a call
 
@@ -83,7 +85,8 @@ class Comparison {
     if (a.is_number()) {
       if (mode_ == Mode::kUsed && !is_exact) return true;
       if (mode_ == Mode::kSame && !(a.num == b.num)) return false;
-      return a.num.includes(b.num) && (a.id == 0 || number_name(a.id, b.id));
+      return a.num.includes(b.num) && name_holds(&numbers_, a.id, b.id) &&
+             name_holds(&halves_, a.low_id, b.low_id) && name_holds(&halves_, a.high_id, b.high_id);
     }
     if (a.map != b.map || a.frame != b.frame || a.maybe_null != b.maybe_null) return false;
     if (a.kind == Kind::kPacket ? b.bytes < a.bytes : a.bytes != b.bytes) return false;
@@ -114,11 +117,12 @@ class Comparison {
   }
 
   /// Equal numbers there must be equal numbers here.
-  bool number_name(uint32_t a, uint32_t b) {
-    for (const auto& [from, to] : numbers_) {
+  static bool name_holds(Names* names, uint32_t a, uint32_t b) {
+    if (a == 0) return true;
+    for (const auto& [from, to] : *names) {
       if (from == a) return to == b && b != 0;
     }
-    numbers_.emplace_back(a, b);
+    names->emplace_back(a, b);
     return true;
   }
 
@@ -143,6 +147,7 @@ class Comparison {
   const State& now_;
   Mode mode_;
   Names numbers_;
+  Names halves_;
   Names pointers_;
 };
 
@@ -177,12 +182,14 @@ bool Explorer::arrive(bool* is_covered) {
       *is_covered = true;
       return true;
     }
-    if (is_ancestor || ++old.misses <= old.hits * 3 + 3) continue;
+    if (is_ancestor || ++old.misses <= old.hits * kMissesPerHit + kMissesPerHit) continue;
     kept_bytes_ -= old.state.size_bytes();
     checkpoints_[kept[i]].reset();
     kept.erase(kept.begin() + static_cast<ptrdiff_t>(i));
   }
-  const uint32_t distance = ancestors > 0 ? kLoopCheckpointDistance : kCheckpointDistance;
+  // Rounds of a long loop have little to say to each other, and there are many of them.
+  const uint32_t distance =
+      ancestors > kAncestorsMany ? kLoopCheckpointDistance : kCheckpointDistance;
   if (now_.walked >= distance || now_.checkpoint == kNone) take_checkpoint(false);
   return true;
 }

@@ -112,14 +112,13 @@ void Explorer::store_fixed(const Span& span, Reg* value) {
     for (uint32_t i = 0; i < bytes; ++i) slot.bytes[i] = Slot::kSpilled;
     const bool is_whole =
         bytes == 8 || (value->is_number() && (value->num.wide.umax >> (bytes * 8)) == 0);
-    if (is_whole && value->is_number() && value->id == 0 && !value->num.is_const()) {
-      value->id = next_id();
-    }
+    if (is_whole || bytes == 4) give_names(value);
     slot.spill = *value;
     slot.spilled_bytes = static_cast<uint8_t>(bytes);
     if (!is_whole) {
       slot.spill.num = truncated(value->num, bytes);
-      slot.spill.id = 0;
+      slot.spill.unlink();
+      if (bytes == 4) slot.spill.low_id = value->low_id;
     }
     if (bytes == 8) frame.written |= uint64_t{1} << first;
     return;

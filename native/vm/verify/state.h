@@ -71,8 +71,10 @@ struct Reg {
   Kind kind = Kind::kUnset;
   bool maybe_null = false;
   uint8_t frame = 0;
-  uint32_t id = 0;   // not 0: the same number, or the same pointer that may be null
-  uint32_t ref = 0;  // not 0: the record that was reserved under this number
+  uint32_t id = 0;       // not 0: the same number, or the same pointer that may be null
+  uint32_t low_id = 0;   // not 0: numbers whose lower halves are the same
+  uint32_t high_id = 0;  // not 0: the upper half is the lower half of those, the lower one is 0
+  uint32_t ref = 0;      // not 0: the record that was reserved under this number
   uint32_t map = 0;
   uint32_t bytes = 0;
   Scalar num;
@@ -84,6 +86,8 @@ struct Reg {
   [[nodiscard]] bool is_const(uint64_t v) const {
     return is_number() && num.is_const() && num.const_value() == v;
   }
+  /// Forgets what it has to do with other numbers.
+  void unlink() { id = low_id = high_id = 0; }
   static Reg number(const Scalar& num) {
     Reg reg;
     reg.kind = Kind::kNumber;
