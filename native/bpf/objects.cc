@@ -249,7 +249,7 @@ Result<std::shared_ptr<ProgObject>> create_prog(const ProgSpec& spec, std::strin
     add_log_line(log, refusal.insn, refusal.reason);
     return fail(refusal.errnum, refusal.reason);
   }
-  const Result<void> verified = verify_prog(*prog, spec, log);
+  const Result<void> verified = verify_prog(prog.get(), spec, log);
   if (!verified) return verified.error();
   CompileOptions compile_options;
   compile_options.helpers = &known_helpers();

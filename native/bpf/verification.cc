@@ -12,6 +12,8 @@ namespace bpftime {
 
 namespace {
 
+constexpr uint64_t kExit = BPF_JMP | BPF_EXIT;
+
 const MapObject* map_of(void* user, uint32_t id) {
   for (const auto& map : static_cast<const ProgObject*>(user)->maps) {
     if (map->id == id) return map.get();
@@ -61,16 +63,23 @@ void add_log_line(std::string& log, size_t insn, const std::string& reason) {
   log += "insn " + std::to_string(insn) + ": " + reason + '\n';
 }
 
-Result<void> verify_prog(const ProgObject& prog, const ProgSpec& spec, std::string& log) {
+Result<void> verify_prog(ProgObject* prog, const ProgSpec& spec, std::string& log) {
   verify::Options options;
   options.helpers = &known_helpers();
   options.prog_type = spec.type;
-  options.maps = {shape_of, constant_of, const_cast<ProgObject*>(&prog)};
+  options.maps = {shape_of, constant_of, prog};
   if (spec.btf != nullptr) options.debug.btf = spec.btf->data;
   options.debug.func_info = spec.func_info;
   options.debug.line_info = spec.line_info;
-  const verify::Outcome outcome = verify::verify(prog.insns, options);
-  if (outcome.ok()) return {};
+  const verify::Outcome outcome = verify::verify(prog->insns, options);
+  if (outcome.ok()) {
+    // Constants decided that it is dead; should a target spoil them, this is where it ends. It may
+    // also call helpers that do not exist here.
+    for (size_t i = 0; i < prog->insns.size(); ++i) {
+      if (outcome.reached[i] == 0) prog->insns[i] = kExit;
+    }
+    return {};
+  }
   log += outcome.path;
   add_log_line(log, outcome.insn_index,
                outcome.reason + (outcome.where.empty() ? "" : ", at " + outcome.where));

@@ -12,9 +12,10 @@ namespace bpftime {
 /// Helpers that the runtime has.
 const HelperSet& known_helpers();
 
-/// Verifies a program whose map references were translated. A refusal fails with the verifier's
-/// errno and appends to `log`: the path that led there, then one line "insn N: sentence".
-Result<void> verify_prog(const ProgObject& prog, const ProgSpec& spec, std::string& log);
+/// Verifies a program whose map references were translated; instructions that no path leads to
+/// become `exit`. A refusal fails with the verifier's errno and appends to `log`: the path that led
+/// there, then one line "insn N: sentence".
+Result<void> verify_prog(ProgObject* prog, const ProgSpec& spec, std::string& log);
 
 /// Appends "insn N: reason".
 void add_log_line(std::string& log, size_t insn, const std::string& reason);

@@ -167,22 +167,15 @@ void mark_reachable(Flow* flow, const Subprog& subprog, std::vector<uint32_t>* w
   }
 }
 
-bool helper_exists(uint32_t id, const ValidateOptions& options) {
-  return id < kHelperIdMax && (options.helpers == nullptr || options.helpers->test(id));
-}
-
 // What libbpf puts in place of an instruction whose relocation failed (src/relo_core.c, libbpf.c).
 constexpr uint32_t kPoisonCore = 195896080;
 constexpr uint32_t kPoisonMap = 2001000000;
 constexpr uint32_t kPoisonKfuncEnd = 2003000000;
 
 Verdict check_helper(const Flow& flow, uint32_t slot, const ValidateOptions& options) {
-  const auto id = static_cast<uint32_t>(flow.insns[slot].imm);
-  if (helper_exists(id, options)) return {};
-  const bool poisoned = id == kPoisonCore || (id >= kPoisonMap && id < kPoisonKfuncEnd);
-  return refuse(flow, slot,
-                poisoned ? "uses a type, field, map or function that does not exist here"
-                         : "no helper has this id");
+  if (options.defer_helpers) return {};
+  const char* reason = helper_refusal(static_cast<uint32_t>(flow.insns[slot].imm), options.helpers);
+  return reason == nullptr ? Verdict{} : refuse(flow, slot, reason);
 }
 
 Verdict check_callx(const Flow& flow, uint32_t slot, const ValidateOptions& options) {
@@ -196,7 +189,8 @@ Verdict check_callx(const Flow& flow, uint32_t slot, const ValidateOptions& opti
   const bool is_id = !insn.is_lddw() || insn.src == 0;
   const bool high = insn.is_lddw() && flow.insns[def + 1].imm != 0;
   const auto id = static_cast<uint32_t>(insn.imm);
-  const bool known = is_id && !high && helper_exists(id, options);
+  const HelperSet* helpers = options.defer_helpers ? nullptr : options.helpers;
+  const bool known = is_id && !high && helper_refusal(id, helpers) == nullptr;
   return known ? Verdict{} : refuse(flow, slot, "no helper has this id");
 }
 
@@ -266,6 +260,13 @@ class CallGraph {
 };
 
 }  // namespace
+
+const char* helper_refusal(uint32_t id, const HelperSet* helpers) {
+  if (id < kHelperIdMax && (helpers == nullptr || helpers->test(id))) return nullptr;
+  const bool poisoned = id == kPoisonCore || (id >= kPoisonMap && id < kPoisonKfuncEnd);
+  return poisoned ? "uses a type, field, map or function that does not exist here"
+                  : "no helper has this id";
+}
 
 uint32_t Flow::subprog_of(uint32_t slot) const {
   const auto after = std::upper_bound(subprogs.begin(), subprogs.end(), slot,

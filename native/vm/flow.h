@@ -58,6 +58,9 @@ struct Flow {
 [[nodiscard]] Verdict build_flow(std::span<const uint64_t> slots, const ValidateOptions& options,
                                  Flow* flow);
 
+/// Why helper `id` may not be called; null if it may. `helpers` as in ValidateOptions.
+[[nodiscard]] const char* helper_refusal(uint32_t id, const HelperSet* helpers);
+
 /// First half of validation: each instruction by itself.
 [[nodiscard]] Verdict validate_insns(std::span<const uint64_t> slots);
 

@@ -38,6 +38,7 @@ struct ValidateOptions {
   const HelperSet* helpers = nullptr;  // ids that may be called; null: any id below kHelperIdMax
   uint32_t prog_type = 0;              // BPF_PROG_TYPE_*; 0: no context layout is assumed
   uint32_t ctx_bytes = 0;              // size of the context that r1 points at; 0: unknown
+  bool defer_helpers = false;          // calls of helpers that do not exist may stand in dead code
 };
 
 /// Checks everything about a program that needs no knowledge of register contents. O(n).

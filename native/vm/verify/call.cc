@@ -23,6 +23,11 @@ Explorer::Step Explorer::step_call(uint32_t slot) {
 }
 
 Explorer::Step Explorer::call_helper(uint32_t id) {
+  const char* missing = helper_refusal(id, options_.helpers);
+  if (missing != nullptr) {
+    refuse(EINVAL, missing);
+    return Step::kRefused;
+  }
   const Contract* contract = contract_of(id);
   if (contract == nullptr) {
     refuse(EINVAL, text("helper %u is called, and what it demands of its arguments is not known "

@@ -70,6 +70,7 @@ Explorer::Step Explorer::walk() {
     ++now_.walked;
     note_claims();
     next_ = flow_.next(slot);
+    std::fill(shared_->reached.begin() + slot, shared_->reached.begin() + next_, uint8_t{1});
     const Step step_result = step(flow_.insns[slot]);
     if (step_result != Step::kGo) return step_result;
     now_.slot = next_;
@@ -175,6 +176,7 @@ Outcome verify(std::span<const uint64_t> slots, const Options& options) {
   ValidateOptions structure;
   structure.helpers = options.helpers;
   structure.prog_type = options.prog_type;
+  structure.defer_helpers = true;
   Verdict verdict = validate_insns(slots);
   if (!verdict) return refused_by_validator(verdict, source);
   Flow flow;
@@ -183,7 +185,8 @@ Outcome verify(std::span<const uint64_t> slots, const Options& options) {
   if (options.claims != nullptr) options.claims->slots.assign(slots.size(), {});
   const Context& context =
       options.context != nullptr ? *options.context : context_of(options.prog_type);
-  Shared shared{flow, options, context, source, live_before(flow), 0, {}, {}};
+  Shared shared{flow, options, context, source, live_before(flow), 0, {}, {}, {}};
+  shared.reached.assign(slots.size(), 0);
   shared.globals_seen.assign(flow.subprogs.size(), 0);
   State start = start_of(0, 0);
   start.frames[0].regs[1] = Reg::pointer(Kind::kCtx);
@@ -200,6 +203,7 @@ Outcome verify(std::span<const uint64_t> slots, const Options& options) {
     }
     outcome = Explorer(&shared).explore(std::move(root));
   }
+  outcome.reached = std::move(shared.reached);
   return outcome;
 }
 

@@ -26,6 +26,7 @@ struct Shared {
   const Source& source;
   std::vector<uint16_t> live_before;  // registers that may be read from that slot on
   uint32_t walked = 0;
+  std::vector<uint8_t> reached;       // per slot
   std::vector<uint32_t> globals_due;  // subprograms to be proved as roots of their own
   std::vector<uint8_t> globals_seen;  // per subprogram
 };

@@ -60,13 +60,14 @@ struct Options {
 };
 
 struct Outcome {
-  int errnum = 0;           // 0: accepted; EACCES, EINVAL, E2BIG, ENOMEM
-  uint32_t insn_index = 0;  // 8-byte slot
-  std::string reason;       // one sentence, lower case, no full stop
-  std::string where;        // "file.c:12 `source`", empty without line information
-  std::string path;         // lines: how control got there, and what the registers held
-  uint32_t walked = 0;      // instructions, over all paths
-  uint32_t states = 0;      // kept at the end
+  int errnum = 0;                // 0: accepted; EACCES, EINVAL, E2BIG, ENOMEM
+  uint32_t insn_index = 0;       // 8-byte slot
+  std::string reason;            // one sentence, lower case, no full stop
+  std::string where;             // "file.c:12 `source`", empty without line information
+  std::string path;              // lines: how control got there, and what the registers held
+  uint32_t walked = 0;           // instructions, over all paths
+  uint32_t states = 0;           // kept at the end
+  std::vector<uint8_t> reached;  // per slot: some path leads there; the others are never run
   [[nodiscard]] bool ok() const { return errnum == 0; }
 };
 
