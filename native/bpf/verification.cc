@@ -14,6 +14,13 @@ namespace {
 
 constexpr uint64_t kExit = BPF_JMP | BPF_EXIT;
 
+/// The last program of a thread that was refused. Map ids in its bytecode are never used twice.
+struct Refused {
+  uint32_t type = 0;
+  std::vector<uint64_t> insns;
+  verify::Outcome outcome;
+};
+
 const MapObject* map_of(void* user, uint32_t id) {
   for (const auto& map : static_cast<const ProgObject*>(user)->maps) {
     if (map->id == id) return map.get();
@@ -71,8 +78,16 @@ Result<void> verify_prog(ProgObject* prog, const ProgSpec& spec, std::string& lo
   if (spec.btf != nullptr) options.debug.btf = spec.btf->data;
   options.debug.func_info = spec.func_info;
   options.debug.line_info = spec.line_info;
-  const verify::Outcome outcome = verify::verify(prog->insns, options);
+  // libbpf loads what was refused once more, to get the log.
+  thread_local Refused last;
+  if (last.type != spec.type || last.insns != prog->insns) {
+    last.outcome = verify::verify(prog->insns, options);
+    last.type = spec.type;
+    last.insns = prog->insns;
+  }
+  const verify::Outcome& outcome = last.outcome;
   if (outcome.ok()) {
+    last.insns.clear();
     // Constants decided that it is dead; should a target spoil them, this is where it ends. It may
     // also call helpers that do not exist here.
     for (size_t i = 0; i < prog->insns.size(); ++i) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The verifier's numbers against brute force: eight-bit words with every member tried, then random
-// walks of 64-bit registers beside their concrete values. Argument: steps of the walk (3000000).
+// walks of 64-bit registers beside their concrete values. Argument: steps of the walk (1000000).
 #include <cstdlib>
 #include <random>
 #include <vector>
@@ -110,7 +110,7 @@ std::vector<Member> all_bits(const std::vector<int>& places) {
 
 std::vector<Member> corners() {
   std::vector<Member> out;
-  const int ends[] = {0, 1, 2, 7, 8, 63, 100, 127, 128, 129, 200, 254, 255};
+  const int ends[] = {0, 1, 7, 8, 127, 128, 129, 200, 255};
   for (const int lo : ends) {
     for (const int hi : ends) {
       if (lo > hi) continue;
@@ -126,9 +126,10 @@ std::vector<Member> corners() {
   return out;
 }
 
-std::vector<Member> constants() {
+std::vector<Member> constants(int step) {
   std::vector<Member> out;
-  for (int v = 0; v < 256; ++v) out.push_back(member(Byte::constant(static_cast<uint8_t>(v))));
+  for (int v = 0; v < 256; v += step)
+    out.push_back(member(Byte::constant(static_cast<uint8_t>(v))));
   return out;
 }
 
@@ -369,14 +370,14 @@ void random_walk(long steps) {
 int main(int argc, char** argv) {
   const std::vector<Member> bits = all_bits({0, 1, 3, 6, 7});
   check_pairs("every pattern of known bits, against each other", bits, bits);
-  check_pairs("every pattern of seven bits, against every number", all_bits({0, 1, 2, 3, 5, 6, 7}),
-              constants());
-  check_pairs("every number against every pattern of known bits", constants(), bits);
+  check_pairs("every pattern of six bits, against numbers", all_bits({0, 1, 2, 4, 6, 7}),
+              constants(5));
+  check_pairs("every number against patterns of known bits", constants(1), all_bits({0, 1, 6, 7}));
   const std::vector<Member> bounds = corners();
   check_pairs("bounds at all corners, against each other", bounds, bounds);
-  const std::vector<Member> mixed = hulls(150);
+  const std::vector<Member> mixed = hulls(100);
   check_pairs("bits and bounds together", mixed, mixed);
   check_pairs("bounds against bits", bounds, mixed);
-  random_walk(argc > 1 ? std::atol(argv[1]) : 3000000);
+  random_walk(argc > 1 ? std::atol(argv[1]) : 1000000);
   return tap::done();
 }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Arithmetic: on numbers, and the little that may be done with pointers.
+#include <linux/bpf.h>
+
 #include "explorer.h"
 
 namespace bpftime::verify {
@@ -193,6 +195,12 @@ bool Explorer::step_lddw(const Insn& insn, const Insn& second) {
   dst = Reg::pointer(insn.src == kPseudoMapFd ? Kind::kMap : Kind::kMapValue);
   dst.map = low;
   if (insn.src == kPseudoMapFd) return true;
+  if (shape.type != BPF_MAP_TYPE_ARRAY || static_cast<uint32_t>(second.imm) >= shape.value_bytes) {
+    return refuse(EINVAL, text("the address of byte %u of a value of map %s, which is %s of values "
+                               "of %u bytes",
+                               static_cast<uint32_t>(second.imm), shape.name,
+                               map_type_name(shape.type), shape.value_bytes));
+  }
   dst.bytes = shape.value_bytes;
   dst.num = Scalar::constant(static_cast<uint32_t>(second.imm));
   return true;

@@ -15,6 +15,11 @@ Scalar operand(const Insn& insn) {
                                              : uint64_t{static_cast<uint32_t>(insn.imm)});
 }
 
+void learn_too_much(Scalar* num) {
+  if (num->wide.umax > num->wide.umin) --num->wide.umax;
+  num->normalise();
+}
+
 bool compares_equal(const Insn& insn) { return insn.op() == kJeq || insn.op() == kJne; }
 
 /// A pointer that surely is not null: it is inside of what it points at.
@@ -123,6 +128,7 @@ void Explorer::learn(State* state, uint8_t regno, const Scalar& num, const Origi
   const uint32_t low_id = state->reg(regno).low_id;
   const auto set = [&](Reg& reg) {
     reg.num = num;
+    if (is_weak(kLearnTooMuch)) learn_too_much(&reg.num);
     reg.origins.add(origins);
   };
   set(state->reg(regno));

@@ -328,13 +328,16 @@ bool Explorer::call_global(uint32_t subprog, const std::vector<Parameter>& param
 /// The helper calls the function any number of times, then returns: both ways are walked from here,
 /// and the function's end leads back here, until nothing new comes of it.
 Explorer::Step Explorer::call_back(const Contract& contract) {
+  if (!now_.is_called_back) now_.frame().round_id = next_id();
+  now_.is_called_back = false;
   bool is_covered = false;
   if (!converge(&is_covered)) return Step::kRefused;
   if (is_covered) return Step::kEnd;
   if (!check_arguments(contract)) return Step::kRefused;
-  State outer = now_;
-  if (!enter_callback(contract) || !push(std::move(now_))) return Step::kRefused;
-  now_ = std::move(outer);
+  State other = now_;
+  if (!enter_callback(contract)) return Step::kRefused;
+  std::swap(now_, other);
+  if (!push(std::move(other))) return Step::kRefused;
   return give_result(contract) ? Step::kGo : Step::kRefused;
 }
 

@@ -106,7 +106,7 @@ Explorer::Step Explorer::leave() {
            "number (make the function static)");
     return Step::kRefused;
   }
-  if (now_.held.empty()) return Step::kEnd;
+  if (now_.held.empty() || is_weak(kForgetRecords)) return Step::kEnd;
   const Held& held = now_.held.front();
   refuse(EINVAL, text("the program ends and keeps a record that it reserved at instruction %u: "
                       "nobody would ever get it (bpf_ringbuf_submit or bpf_ringbuf_discard it on "
@@ -144,6 +144,7 @@ bool Explorer::return_from_frame() {
   }
   now_.frames.pop_back();
   next_ = call_slot;  // once more, or on: see call_back()
+  now_.is_called_back = true;
   return true;
 }
 
@@ -153,7 +154,14 @@ void Explorer::end_path() {
 }
 
 bool Explorer::push(State state) {
-  pending_bytes_ += state.size_bytes();
+  const uint64_t bytes = state.size_bytes();
+  pending_bytes_ += bytes;
+  shared_->copied_bytes += bytes;
+  if (shared_->copied_bytes > kCopiedBytesMax) {
+    return refuse(E2BIG,
+                  "the program is too complex: too many paths with too much on the stack "
+                  "(split it, or bound its loops by constants)");
+  }
   if (pending_.size() >= kPendingMax || pending_bytes_ > kStateBytesMax) {
     return refuse(E2BIG, text("the program is too complex: %zu branches wait to be walked (split "
                               "it, or use bpf_loop)",
@@ -168,7 +176,10 @@ void Explorer::note_claims() {
   if (options_.claims == nullptr) return;
   Claims::AtSlot& at = options_.claims->slots[now_.slot];
   at.is_reached = true;
-  for (uint32_t r = 0; r < kRegs; ++r) at.regs[r].merge(now_.frame().regs[r]);
+  // Nothing is claimed of what nobody reads: states are told apart without it.
+  for (uint32_t r = 0; r < kRegs; ++r) {
+    at.regs[r].merge(is_live(now_.slot, r) ? now_.frame().regs[r] : Reg{});
+  }
 }
 
 Outcome verify(std::span<const uint64_t> slots, const Options& options) {
@@ -185,7 +196,7 @@ Outcome verify(std::span<const uint64_t> slots, const Options& options) {
   if (options.claims != nullptr) options.claims->slots.assign(slots.size(), {});
   const Context& context =
       options.context != nullptr ? *options.context : context_of(options.prog_type);
-  Shared shared{flow, options, context, source, live_before(flow), 0, {}, {}, {}};
+  Shared shared{flow, options, context, source, live_before(flow)};
   shared.reached.assign(slots.size(), 0);
   shared.globals_seen.assign(flow.subprogs.size(), 0);
   State start = start_of(0, 0);

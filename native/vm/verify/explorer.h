@@ -26,9 +26,10 @@ struct Shared {
   const Source& source;
   std::vector<uint16_t> live_before;  // registers that may be read from that slot on
   uint32_t walked = 0;
-  std::vector<uint8_t> reached;       // per slot
-  std::vector<uint32_t> globals_due;  // subprograms to be proved as roots of their own
-  std::vector<uint8_t> globals_seen;  // per subprogram
+  uint64_t copied_bytes = 0;
+  std::vector<uint8_t> reached{};       // per slot
+  std::vector<uint32_t> globals_due{};  // subprograms to be proved as roots of their own
+  std::vector<uint8_t> globals_seen{};  // per subprogram
 };
 
 class Explorer {
@@ -145,6 +146,9 @@ class Explorer {
   [[nodiscard]] MapShape map_shape(uint32_t id) const;
   [[nodiscard]] bool is_live(uint32_t slot, uint32_t reg) const {
     return (shared_->live_before[slot] >> reg & 1) != 0;
+  }
+  [[nodiscard]] bool is_weak(Weakness weakness) const {
+    return (options_.weakness & weakness) != 0;
   }
   uint32_t next_id() { return ++last_id_; }
 

@@ -21,7 +21,7 @@ bool Explorer::check_base(const Reg& reg, const Explorer::Use& use) {
                                "bpf_probe_read_user)",
                                who_reads(use).c_str(), use.regno));
   }
-  if (reg.maybe_null) {
+  if (reg.maybe_null && !is_weak(kTrustNull)) {
     return refuse(EACCES, text("%s through r%u, %s, which may be null (test it first: if (!p) "
                                "return 0;)",
                                who_reads(use).c_str(), use.regno, name_of(reg).c_str()));
@@ -34,6 +34,7 @@ bool Explorer::check_inside(const Reg& reg, const Use& use, int64_t region_bytes
   const Domain<uint64_t>& at = reg.num.wide;
   const __int128 first = __int128{at.smin} + use.off;
   const __int128 end = __int128{at.smax} + use.off + use.bytes;
+  if (is_weak(kTrustBounds)) region_bytes += 4;
   if (first >= 0 && end <= region_bytes) return true;
   if (at.is_const()) {
     const auto off = static_cast<long long>(first);

@@ -25,8 +25,8 @@ enum class Mode : uint8_t { kUsed, kIncluded, kSame };
 /// Whether `old` covers `now`, with the names of one translated to those of the other.
 class Comparison {
  public:
-  Comparison(const Checkpoint& old, const State& now, Mode mode)
-      : old_(old), now_(now), mode_(mode) {}
+  Comparison(const Checkpoint& old, const State& now, Mode mode, bool has_names = true)
+      : old_(old), now_(now), mode_(mode), has_names_(has_names) {}
 
   bool holds(const Flow& flow, const std::vector<uint16_t>& live_before) {
     if (!same_frames()) return false;
@@ -117,8 +117,8 @@ class Comparison {
   }
 
   /// Equal numbers there must be equal numbers here.
-  static bool name_holds(Names* names, uint32_t a, uint32_t b) {
-    if (a == 0) return true;
+  [[nodiscard]] bool name_holds(Names* names, uint32_t a, uint32_t b) const {
+    if (a == 0 || !has_names_) return true;
     for (const auto& [from, to] : *names) {
       if (from == a) return to == b && b != 0;
     }
@@ -146,6 +146,7 @@ class Comparison {
   const Checkpoint& old_;
   const State& now_;
   Mode mode_;
+  bool has_names_;
   Names numbers_;
   Names halves_;
   Names pointers_;
@@ -171,7 +172,7 @@ bool Explorer::arrive(bool* is_covered) {
     }
     const Mode mode =
         is_ancestor ? Mode::kSame : (options_.is_exact ? Mode::kIncluded : Mode::kUsed);
-    if (Comparison(old, now_, mode).holds(flow_, shared_->live_before)) {
+    if (Comparison(old, now_, mode, !is_weak(kForgetLinks)).holds(flow_, shared_->live_before)) {
       if (is_ancestor) {
         return refuse(EINVAL,
                       "the loop may run for ever: one round of it leaves everything as it "
@@ -206,7 +207,7 @@ void Explorer::take_checkpoint(bool is_loop) {
   checkpoints_.push_back(std::move(checkpoint));
   kept_at_[now_.slot].push_back(index);
   now_.checkpoint = index;
-  now_.walked = 0;
+  if (!is_loop) now_.walked = 0;
   for (uint32_t f = 0; f < now_.frames.size(); ++f) {
     Frame& frame = now_.frames[f];
     frame.written = 0;
@@ -251,6 +252,7 @@ void Explorer::mark_exact(const Origins& origins) {
     uint32_t checkpoint;
     Origins origins;
   };
+  if (is_weak(kForgetExact)) return;
   if (!origins.is_everything() && origins.count() == 0) return;
   std::vector<Work> work{{now_.checkpoint, origins}};
   while (!work.empty()) {
@@ -302,6 +304,8 @@ bool Explorer::converge(bool* is_covered) {
   for (const uint32_t index : kept_at_[now_.slot]) {
     const Checkpoint& old = *checkpoints_[index];
     if (!old.is_loop || ++comparisons_ > kComparisonsMax) continue;
+    // Rounds of one call end with it; another call of the same is another turn of a loop around it.
+    if (old.open > 0 && old.state.frames.back().round_id != now_.frame().round_id) continue;
     if (!Comparison(old, now_, Mode::kIncluded).holds(flow_, shared_->live_before)) continue;
     mark_everything();
     *is_covered = true;
@@ -310,14 +314,16 @@ bool Explorer::converge(bool* is_covered) {
   for (uint32_t at = now_.checkpoint; at != kNone; at = checkpoints_[at]->parent) {
     const Checkpoint& old = *checkpoints_[at];
     if (!old.is_loop || old.state.slot != now_.slot ||
-        old.state.frames.size() != now_.frames.size()) {
+        old.state.frames.size() != now_.frames.size() ||
+        old.state.frames.back().round_id != now_.frame().round_id) {
       continue;
     }
+    *is_covered = is_weak(kTrustCallbacks);
     mark_everything();
     widen(old.state);
     break;
   }
-  take_checkpoint(true);
+  if (!*is_covered) take_checkpoint(true);
   return true;
 }
 

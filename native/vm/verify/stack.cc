@@ -49,6 +49,7 @@ bool Explorer::stack_span(const Reg& reg, const Use& use, Span* span) {
 }
 
 void Explorer::mark_read(uint32_t frame, uint32_t slot) {
+  if (is_weak(kForgetRead)) return;
   const uint64_t bit = uint64_t{1} << slot;
   if ((now_.frames[frame].written & bit) != 0) return;
   for (uint32_t at = now_.checkpoint; at != kNone; at = checkpoints_[at]->parent) {
@@ -63,7 +64,7 @@ void Explorer::mark_read(uint32_t frame, uint32_t slot) {
 
 /// What was put here whole is bytes from now on.
 void Explorer::unspill(Slot& slot) {
-  if (slot.spilled_bytes == 0) return;
+  if (slot.spilled_bytes == 0 || is_weak(kTrustSpills)) return;
   if (slot.spill.is_const(0)) mark_exact(slot.spill.origins);  // they count as zeroes
   slot.unspill();
 }
@@ -79,7 +80,7 @@ bool Explorer::load_stack(const Reg& base, const Use& use, Reg* out) {
     const Slot& slot = frame.slot(index);
     const Slot::Byte byte = slot.bytes[byte_of(off)];
     mark_read(span.frame, index);
-    if (byte == Slot::kEmpty) {
+    if (byte == Slot::kEmpty && !is_weak(kTrustStack)) {
       return refuse(EACCES, text("%s the stack at r10%+lld, which was not written yet (initialise "
                                  "the variable, padding included: = {} or __builtin_memset)",
                                  who_reads(use).c_str(), static_cast<long long>(off)));

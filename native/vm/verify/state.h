@@ -130,6 +130,7 @@ struct Frame {
   uint32_t call_slot = kNone;  // of the call that made it
   Entry entry = Entry::kCall;
   uint32_t held_before = 0;  // records that were held when it was entered
+  uint32_t round_id = 0;     // of the call of it that calls back and is under way
 
   Slot& slot(uint32_t i) {
     if (stack.size() <= i) stack.resize(i + 1);
@@ -150,6 +151,7 @@ struct State {
   uint32_t checkpoint = kNone;  // last one on this path
   uint32_t trail = kNone;       // last branch on this path
   uint32_t walked = 0;          // instructions since the checkpoint
+  bool is_called_back = false;  // a callback has just come back to the call at `slot`
 
   [[nodiscard]] uint32_t depth() const { return static_cast<uint32_t>(frames.size()) - 1; }
   Frame& frame() { return frames.back(); }

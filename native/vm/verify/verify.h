@@ -20,6 +20,7 @@
 namespace bpftime::verify {
 
 inline constexpr uint32_t kInsnBudget = 1000000;          // instructions walked, over all paths
+inline constexpr uint64_t kCopiedBytesMax = 3ull << 30;   // of states: what bounds the time
 inline constexpr uint64_t kStateBytesMax = 192ull << 20;  // of states kept at one time
 
 /// What the verifier must know of a map.
@@ -48,6 +49,20 @@ struct DebugInfo {
   std::span<const uint8_t> line_info;  // struct bpf_line_info[]
 };
 
+/// Parts of the proof that can be left out, to see that the oracle notices: tests only.
+enum Weakness : uint32_t {
+  kTrustNull = 1u << 0,       // what may be null is taken for set
+  kTrustBounds = 1u << 1,     // memory is taken for four bytes longer than it is
+  kTrustStack = 1u << 2,      // what was not written may be read
+  kForgetExact = 1u << 3,     // no number matters when states are compared
+  kForgetRead = 1u << 4,      // no slot matters when states are compared
+  kLearnTooMuch = 1u << 5,    // a number that was compared is taken for one less than it may be
+  kForgetRecords = 1u << 6,   // records need not be given back
+  kForgetLinks = 1u << 7,     // equal numbers there need not be equal here
+  kTrustSpills = 1u << 8,     // what was spilled survives being overwritten
+  kTrustCallbacks = 1u << 9,  // a callback runs once
+};
+
 struct Options {
   const HelperSet* helpers = nullptr;  // as in ValidateOptions
   uint32_t prog_type = 0;              // BPF_PROG_TYPE_*: chooses the context
@@ -56,6 +71,7 @@ struct Options {
   DebugInfo debug;
   uint32_t insn_budget = kInsnBudget;
   bool is_exact = false;     // leave a path only where every number is covered, not only those used
+  uint32_t weakness = 0;     // bits of Weakness
   Claims* claims = nullptr;  // what held before each instruction; complete only with is_exact
 };
 
