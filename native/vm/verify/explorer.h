@@ -127,6 +127,7 @@ class Explorer {
 
   // prune.cc
   bool arrive(bool* is_covered);
+  bool covers(const Checkpoint& old, Mode mode);
   bool converge(bool* is_covered);
   void take_checkpoint(bool is_loop);
   void inherit(const Checkpoint& old);
@@ -170,7 +171,7 @@ class Explorer {
   std::vector<std::vector<uint32_t>> kept_at_;  // per slot: checkpoints there, newest last
   std::vector<Trail> trail_;
   uint32_t last_id_ = 8;  // the first are those of a global function's arguments
-  uint64_t comparisons_ = 0;
+  uint64_t compared_ = 0;
   Outcome outcome_;
 };
 

@@ -15,17 +15,15 @@ constexpr uint32_t kCheckpointDistance = 8;  // instructions between two on a pa
 constexpr uint32_t kLoopCheckpointDistance = 100;
 constexpr uint32_t kAncestorsCompared = 8;
 constexpr uint32_t kAncestorsMany = 32;
-constexpr size_t kKeptCompared = 64;   // of those kept at one place, once many are ancestors
-constexpr uint32_t kMissesPerHit = 8;  // what misses more often is not worth keeping
-constexpr uint64_t kComparisonsMax = 8000000;
-constexpr uint16_t kSavedRegs = 0x3c0;  // r6-r9: what a caller has after a call
-
-enum class Mode : uint8_t { kUsed, kIncluded, kSame };
+constexpr size_t kKeptCompared = 64;         // of those kept at one place, once many are ancestors
+constexpr uint32_t kMissesPerHit = 8;        // what misses more often is not worth keeping
+constexpr uint64_t kComparedMax = 80000000;  // registers and slots, over all comparisons
+constexpr uint16_t kSavedRegs = 0x3c0;       // r6-r9: what a caller has after a call
 
 /// Whether `old` covers `now`, with the names of one translated to those of the other.
 class Comparison {
  public:
-  Comparison(const Checkpoint& old, const State& now, Mode mode, bool has_names = true)
+  Comparison(const Checkpoint& old, const State& now, Mode mode, bool has_names)
       : old_(old), now_(now), mode_(mode), has_names_(has_names) {}
 
   bool holds(const Flow& flow, const std::vector<uint16_t>& live_before) {
@@ -35,6 +33,9 @@ class Comparison {
     }
     return held_holds();
   }
+
+  /// Registers and slots that were looked at.
+  [[nodiscard]] uint64_t compared() const { return compared_; }
 
  private:
   using Names = std::vector<std::pair<uint32_t, uint32_t>>;
@@ -66,12 +67,14 @@ class Comparison {
     const Marks::OfFrame& exact = old_.exact.frames[f];
     for (uint32_t r = 0; r < isa::kFrameReg; ++r) {
       if ((live >> r & 1) == 0) continue;
+      ++compared_;
       if (!reg_holds(a.regs[r], b.regs[r], (exact.regs >> r & 1) != 0)) return false;
     }
     const auto slots = static_cast<uint32_t>(std::max(a.stack.size(), b.stack.size()));
     const Slot empty;
     for (uint32_t i = 0; i < slots; ++i) {
       if (mode_ == Mode::kUsed && (old_.read.frames[f].slots >> i & 1) == 0) continue;
+      ++compared_;
       const Slot& old_slot = i < a.stack.size() ? a.stack[i] : empty;
       const Slot& now_slot = i < b.stack.size() ? b.stack[i] : empty;
       if (!slot_holds(old_slot, now_slot, (exact.slots >> i & 1) != 0)) return false;
@@ -150,9 +153,17 @@ class Comparison {
   Names numbers_;
   Names halves_;
   Names pointers_;
+  uint64_t compared_ = 1;
 };
 
 }  // namespace
+
+bool Explorer::covers(const Checkpoint& old, Mode mode) {
+  Comparison comparison(old, now_, mode, !is_weak(kForgetLinks));
+  const bool holds = comparison.holds(flow_, shared_->live_before);
+  compared_ += comparison.compared();
+  return holds;
+}
 
 bool Explorer::arrive(bool* is_covered) {
   std::vector<uint32_t>& kept = kept_at_[now_.slot];
@@ -165,14 +176,14 @@ bool Explorer::arrive(bool* is_covered) {
       if (kept.size() - i > kKeptCompared) break;
       continue;
     }
-    if (++comparisons_ > kComparisonsMax) {
+    if (compared_ > kComparedMax) {
       return refuse(E2BIG,
                     "the program is too complex: too many different states of its registers "
                     "meet (split it, or bound its loops by constants)");
     }
     const Mode mode =
         is_ancestor ? Mode::kSame : (options_.is_exact ? Mode::kIncluded : Mode::kUsed);
-    if (Comparison(old, now_, mode, !is_weak(kForgetLinks)).holds(flow_, shared_->live_before)) {
+    if (covers(old, mode)) {
       if (is_ancestor) {
         return refuse(EINVAL,
                       "the loop may run for ever: one round of it leaves everything as it "
@@ -303,10 +314,10 @@ void Explorer::mark_everything() {
 bool Explorer::converge(bool* is_covered) {
   for (const uint32_t index : kept_at_[now_.slot]) {
     const Checkpoint& old = *checkpoints_[index];
-    if (!old.is_loop || ++comparisons_ > kComparisonsMax) continue;
+    if (!old.is_loop || compared_ > kComparedMax) continue;
     // Rounds of one call end with it; another call of the same is another turn of a loop around it.
     if (old.open > 0 && old.state.frames.back().round_id != now_.frame().round_id) continue;
-    if (!Comparison(old, now_, Mode::kIncluded).holds(flow_, shared_->live_before)) continue;
+    if (!covers(old, Mode::kIncluded)) continue;
     mark_everything();
     *is_covered = true;
     return true;

@@ -198,6 +198,10 @@ struct Marks {
   }
 };
 
+/// How a state is held against an earlier one: in what mattered to that, in everything, or whether
+/// it is the same.
+enum class Mode : uint8_t { kUsed, kIncluded, kSame };
+
 /// A state that was walked from, kept to end other paths early. A path that arrives with no more
 /// freedom than this one had in what mattered (`exact`, `read`) can do nothing new.
 struct Checkpoint {
