@@ -167,9 +167,27 @@ export interface BpfObjectInfo {
   btf: Buffer;
 }
 
+/** What the verifier says of a program (native/bpf/verify_object.h). */
+export interface ProgramVerdict {
+  name: string;
+  section: string;
+  insnCount: number;
+  /** Undefined: accepted. Else the errno name, and what is wrong. */
+  code?: string;
+  insn: number;
+  reason: string;
+  /** "file.c:12 `source`", or empty. */
+  where: string;
+  path: string[];
+  /** Instructions that were walked, over all paths; states that were kept; CPU time. */
+  walked: number;
+  states: number;
+  timeUs: number;
+}
+
 /** Loading and running eBPF objects, reading and writing maps. */
 export interface NativeBpf {
-  /** Opens, relocates, validates and compiles on a worker thread. Rejects with ENOEXEC and a log. */
+  /** Opens, relocates, verifies and compiles on a worker thread. Rejects with ENOEXEC and a log. */
   bpfLoad(request: {
     name: string;
     bytes: Buffer;
@@ -178,6 +196,8 @@ export interface NativeBpf {
     /** Maps that were made for these very bytes: all that fit are its own. */
     adopts?: number[];
   }): Promise<BpfObjectInfo>;
+  /** The verifier's answer about each program, or about the one named; on a worker thread. */
+  bpfVerify(request: { bytes: Buffer; program?: string }): Promise<ProgramVerdict[]>;
   /** Drops the daemon's references; maps and programs live on while a hook uses them. */
   bpfShare(objectId: number): number;
   bpfUnload(objectId: number): void;

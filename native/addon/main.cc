@@ -7,6 +7,7 @@
 static Napi::Object init(Napi::Env env, Napi::Object exports) {
   bpftime::addon::init_fuse(env, exports);
   bpftime::addon::init_bpf(env, exports);
+  bpftime::addon::init_verify(env, exports);
   bpftime::addon::init_target(env, exports);
   bpftime::addon::init_adopt(env, exports);
   bpftime::addon::init_masks(env, exports);

@@ -13,6 +13,7 @@ void init_bpf(Napi::Env env, Napi::Object exports);
 void init_events(Napi::Env env, Napi::Object exports);
 void init_self(Napi::Env env, Napi::Object exports);
 void init_symbols(Napi::Env env, Napi::Object exports);
+void init_verify(Napi::Env env, Napi::Object exports);
 void init_coverage(Napi::Env env, Napi::Object exports);
 void init_adopt(Napi::Env env, Napi::Object exports);
 void init_masks(Napi::Env env, Napi::Object exports);

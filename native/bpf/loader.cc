@@ -40,23 +40,6 @@ int print_to_log(libbpf_print_level level, const char* format, va_list args) {
   return size;
 }
 
-// Collects libbpf's messages of this thread while it exists.
-class LogCapture {
- public:
-  explicit LogCapture(std::string& log) {
-    static std::once_flag once;
-    std::call_once(once, [] { libbpf_set_print(print_to_log); });
-    log_of_thread = &log;
-  }
-  ~LogCapture() { log_of_thread = nullptr; }
-  LogCapture(const LogCapture&) = delete;
-  LogCapture& operator=(const LogCapture&) = delete;
-};
-
-struct CloseObject {
-  void operator()(bpf_object* object) const { bpf_object__close(object); }
-};
-
 // Sections that libbpf does not know run with registers as context, like uprobes.
 void default_types(bpf_object* object) {
   bpf_program* program = nullptr;
@@ -164,20 +147,37 @@ Result<LoadedObject> collect(bpf_object* object, std::vector<DeclaredMap>* decla
 
 }  // namespace
 
-Result<LoadedObject> load_object(const std::string& name, std::span<const uint8_t> file,
-                                 std::string& log, const FormerMaps& former) {
+LogCapture::LogCapture(std::string& log) {
+  static std::once_flag once;
+  std::call_once(once, [] { libbpf_set_print(print_to_log); });
+  log_of_thread = &log;
+}
+LogCapture::~LogCapture() { log_of_thread = nullptr; }
+
+void CloseObject::operator()(bpf_object* object) const { bpf_object__close(object); }
+
+Result<ObjectPtr> open_object(const std::string& name, std::span<const uint8_t> file) {
   const Result<void> shape = check_bpf_object(file);
   if (!shape) return shape.error();
   if (!libbpf_is_ours()) return fail(EIO, "libbpf is not bound to our bpf(2)");
-  const LogCapture capture(log);
-  const LoadSession session;
   bpf_object_open_opts options{};
   options.sz = sizeof(options);
   options.object_name = name.c_str();
-  const std::unique_ptr<bpf_object, CloseObject> object(
-      bpf_object__open_mem(file.data(), file.size(), &options));
+  ObjectPtr object(bpf_object__open_mem(file.data(), file.size(), &options));
   if (object == nullptr) return fail(ENOEXEC, "libbpf cannot read the object");
   default_types(object.get());
+  return object;
+}
+
+void forget_ring_types(bpf_object* object) { take_declarations(object); }
+
+Result<LoadedObject> load_object(const std::string& name, std::span<const uint8_t> file,
+                                 std::string& log, const FormerMaps& former) {
+  const LogCapture capture(log);
+  const LoadSession session;
+  Result<ObjectPtr> opened = open_object(name, file);
+  if (!opened) return opened.error();
+  const ObjectPtr& object = *opened;
   std::vector<DeclaredMap> declared = take_declarations(object.get());
   if (!go_on_with(former, &declared)) return fail(EMFILE, "no memory or descriptors left");
   const int error = bpf_object__load(object.get());

@@ -8,6 +8,8 @@
 
 #include "registry.h"
 
+struct bpf_object;
+
 namespace bpftime {
 
 /// What one object file became. Programs keep the maps they use alive by themselves.
@@ -22,6 +24,27 @@ struct LoadedObject {
   std::vector<std::shared_ptr<ProgObject>> programs;
   std::vector<uint8_t> btf;  // raw .BTF, empty when the object has none
 };
+
+/// Collects libbpf's messages of this thread while it exists.
+class LogCapture {
+ public:
+  explicit LogCapture(std::string& log);
+  ~LogCapture();
+  LogCapture(const LogCapture&) = delete;
+  LogCapture& operator=(const LogCapture&) = delete;
+};
+
+struct CloseObject {
+  void operator()(bpf_object* object) const;
+};
+using ObjectPtr = std::unique_ptr<bpf_object, CloseObject>;
+
+/// Checks the file's shape and opens it with libbpf: every program is to be loaded, those of
+/// sections that libbpf does not know as probes. Within a LogCapture. ENOEXEC, EFBIG, EIO.
+Result<ObjectPtr> open_object(const std::string& name, std::span<const uint8_t> file);
+
+/// What rings carry is declared for our readers; libbpf would have its size refused.
+void forget_ring_types(bpf_object* object);
 
 /// Maps that a new object goes on with instead of making its own: those of the same name, type,
 /// sizes and flags. Global variables (.data, .bss) only if they begin with the same values in both

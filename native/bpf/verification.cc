@@ -3,10 +3,11 @@
 
 #include <linux/bpf.h>
 
+#include <time.h>
+
 #include <cstring>
 
 #include "../vm/rt/helpers.h"
-#include "../vm/verify/verify.h"
 
 namespace bpftime {
 
@@ -53,7 +54,21 @@ bool constant_of(void* user, uint32_t id, uint64_t offset, uint32_t bytes, uint6
   return true;
 }
 
+uint64_t cpu_us() {
+  timespec ts;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+  return static_cast<uint64_t>(ts.tv_sec) * 1000000u + static_cast<uint64_t>(ts.tv_nsec) / 1000u;
+}
+
+thread_local VerificationRecord* current_record = nullptr;
+
 }  // namespace
+
+VerificationRecord::VerificationRecord(std::string program_name)
+    : name(program_name.substr(0, BPF_OBJ_NAME_LEN - 1)) {
+  current_record = this;
+}
+VerificationRecord::~VerificationRecord() { current_record = nullptr; }
 
 const HelperSet& known_helpers() {
   static const HelperSet set = [] {
@@ -81,7 +96,12 @@ Result<void> verify_prog(ProgObject* prog, const ProgSpec& spec, std::string& lo
   // libbpf loads what was refused once more, to get the log.
   thread_local Refused last;
   if (last.type != spec.type || last.insns != prog->insns) {
+    const uint64_t begin_us = cpu_us();
     last.outcome = verify::verify(prog->insns, options);
+    if (current_record != nullptr && current_record->name == spec.name) {
+      current_record->time_us = static_cast<uint32_t>(cpu_us() - begin_us);
+      current_record->outcome = std::make_unique<verify::Outcome>(last.outcome);
+    }
     last.type = spec.type;
     last.insns = prog->insns;
   }

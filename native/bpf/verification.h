@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "../vm/verify/verify.h"
 #include "../vm/vm.h"
 #include "objects.h"
 
@@ -16,6 +17,18 @@ const HelperSet& known_helpers();
 /// become `exit`. A refusal fails with the verifier's errno and appends to `log`: the path that led
 /// there, then one line "insn N: sentence".
 Result<void> verify_prog(ProgObject* prog, const ProgSpec& spec, std::string& log);
+
+/// Keeps the outcome for programs of one name on this thread while it exists (libbpf loads others,
+/// to find out what there is).
+struct VerificationRecord {
+  explicit VerificationRecord(std::string program_name);
+  ~VerificationRecord();
+  VerificationRecord(const VerificationRecord&) = delete;
+  VerificationRecord& operator=(const VerificationRecord&) = delete;
+  std::unique_ptr<verify::Outcome> outcome;  // null: there was none
+  uint32_t time_us = 0;
+  const std::string name;  // as bpf(2) gets it: cut
+};
 
 /// Appends "insn N: reason".
 void add_log_line(std::string& log, size_t insn, const std::string& reason);

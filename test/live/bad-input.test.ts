@@ -100,6 +100,13 @@ const REFUSALS: Refusal[] = [
     sentence: /program broken, insn 1: no helper has this id/,
   },
   {
+    what: 'a lookup without a null check',
+    object: (lab) => lab.bpf('unsafe'),
+    errno: 'ENOEXEC',
+    sentence:
+      /program no_null_check, insn \d+: .* may be null \(test it first: .*\), at unsafe\.bpf\.c:\d+ `/,
+  },
+  {
     what: 'an object over the limit',
     object: (lab) => {
       const path = file(lab, 'huge.o', readFileSync(good(lab)));
@@ -205,6 +212,13 @@ await t.test('objects and names', async (t) => {
     for (const refusal of REFUSALS) await refused(t, lab, target.pid, refusal);
     t.same(lab.hooks(target.pid), [], 'nothing is attached');
     await sameCode(t, target.pid, before, 'after all refusals');
+    const told = lab.read(target.pid, 'error_log');
+    t.match(
+      told,
+      /no_null_check.*\n(?: {2}.*\n)* {2}\d+: if .*taken\) at unsafe\.bpf\.c/,
+      'the path',
+    );
+    t.match(told, / {2}with r0 = .* or null/, 'and what the registers held');
 
     const empty = await lab.attach(target.pid, '/dev/null', 'uprobe/work');
     t.equal(empty.code, 0, 'a file without bytes attaches nothing and is no error');

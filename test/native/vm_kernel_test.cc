@@ -47,6 +47,7 @@ struct Counts {
   int kernel_only = 0;  // and we should
   int ours_only = 0;
   int finer = 0;
+  int stricter = 0;
   int foreign = 0;  // kinds of programs and helpers that this runtime does not have
 };
 Counts counts;
@@ -111,6 +112,9 @@ bool is_finer(const std::string& program) {
   return object_name.starts_with("sslsniff") &&
          (program == "read_leave" || program == "write_enter");
 }
+
+/// As root the kernel lets programs read what nobody wrote on their stack.
+bool is_stricter(const std::string& program) { return program == "stack_garbage"; }
 
 /// Uses something that this runtime does not have: then it may not be accepted, and is not counted.
 const char* foreign_part(const bpf_attr& attr, const std::vector<uint64_t>& slots) {
@@ -194,6 +198,8 @@ void compare(const bpf_attr& attr, long kernel) {
   if (ours.ok() == is_accepted) {
     ++(is_accepted ? counts.both : counts.neither);
     if (!is_accepted) std::printf("# both refuse %s: %s\n", line.c_str(), ours.reason.c_str());
+  } else if (is_accepted && is_stricter(attr.prog_name)) {
+    ++counts.stricter;
   } else if (is_accepted) {
     ++(foreign != nullptr ? counts.foreign : counts.kernel_only);
     std::printf("# %s %s: %u: %s, at %s\n", foreign != nullptr ? foreign : "KERNEL ONLY",
