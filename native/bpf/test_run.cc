@@ -11,6 +11,7 @@
 #include "../vm/interp.h"
 #include "../vm/loaded_image.h"
 #include "../vm/rt/helpers.h"
+#include "../vm/verify/context.h"
 #include "objects.h"
 
 namespace bpftime {
@@ -49,7 +50,11 @@ void run_timed(const TestRun& how, TestResult& result, Run run) {
 Result<TestResult> test_run(const ProgObject& prog, const TestRun& run) {
   if (run.ctx.size() > kCtxBytesMax) return fail(E2BIG, "context is larger than a page");
   TestResult result;
-  result.ctx.resize(std::max(run.ctx.size(), sizeof(probe_frame)));
+  size_t ctx_bytes = std::max(run.ctx.size(), sizeof(probe_frame));
+  for (const verify::ContextField& field : verify::context_of(prog.type).fields) {
+    ctx_bytes = std::max(ctx_bytes, size_t{field.off} + field.bytes);  // it may read all of that
+  }
+  result.ctx.resize(ctx_bytes);
   if (!run.ctx.empty()) std::memcpy(result.ctx.data(), run.ctx.data(), run.ctx.size());
   void* const ctx = result.ctx.data();
   const Resolver resolver{resolve, const_cast<ProgObject*>(&prog)};

@@ -13,6 +13,7 @@
 #include "../rewrite/clobbers.h"
 #include "../rewrite/emit.h"
 #include "../rewrite/trampoline.h"
+#include "../vm/verify/context.h"
 #include "session.h"
 #include "session_parts.h"
 
@@ -145,6 +146,9 @@ Result<void> Session::ensure_program(uint32_t prog_id) {
   if (images_.contains(prog_id)) return {};
   const std::shared_ptr<ProgObject> program = find_prog(prog_id);
   if (program == nullptr) return fail(ENOENT, "no such program");
+  if (!verify::context_of(program->type).is_frame) {
+    return fail(EOPNOTSUPP, "it is no probe of a function: what it was verified for is not there");
+  }
   Image image;
   image.program = program;
   const uint64_t text_bytes = program->image.got_off();

@@ -2,6 +2,7 @@
 // The maps that verifier tests know, by id:
 //   1 counts   hash, key 4, value 16          4 samples  perf event array
 //   2 table    array of 1, value 64           5 percpu   per-CPU array of 4, value 8
+//   7 programs program array
 //   3 events   ring buffer of 4096 bytes      6 .rodata  constant: "hi %d", u32 7 at 8, 16 bytes
 #pragma once
 
@@ -23,6 +24,7 @@ inline constexpr MapShape kShapes[] = {
     {BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4, 4, 2, 0, false, "samples"},
     {BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 4, 0, false, "percpu"},
     {BPF_MAP_TYPE_ARRAY, 4, 16, 1, BPF_F_RDONLY_PROG, true, ".rodata"},
+    {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, 2, 0, false, "programs"},
 };
 inline constexpr uint8_t kConstants[16] = {'h', 'i', ' ', '%', 'd', 0, 0, 0, 7};
 

@@ -41,9 +41,36 @@ Explorer::Step Explorer::call_helper(uint32_t id) {
                         contract->name));
     return Step::kRefused;
   }
+  if (id == BPF_FUNC_tail_call && !now_.held.empty()) {
+    refuse(EINVAL,
+           "bpf_tail_call with a record in hand: it would never be given back (submit or "
+           "discard it first)");
+    return Step::kRefused;
+  }
   if (contract->calls != Calls::kNever) return call_back(*contract);
   if (!check_arguments(*contract) || !give_result(*contract)) return Step::kRefused;
   return Step::kGo;
+}
+
+/// An array has every index below its size: a lookup of a constant one needs no null check.
+bool Explorer::finds_for_sure(const Contract& contract) {
+  const MapShape shape = map_shape(now_.reg(1).map);
+  const bool is_array = shape.type == BPF_MAP_TYPE_ARRAY || shape.type == BPF_MAP_TYPE_PERCPU_ARRAY;
+  const Reg key_place = now_.reg(2);
+  if (contract.id != BPF_FUNC_map_lookup_elem || !is_array || key_place.kind != Kind::kStack) {
+    return false;
+  }
+  Use use;
+  use.regno = 2;
+  use.bytes = shape.key_bytes;
+  use.reads = true;
+  Reg key;
+  if (shape.key_bytes != 4 || !load_stack(key_place, use, &key)) return false;
+  if (!key.is_number() || !key.num.is_const() || key.num.const_value() >= shape.max_entries) {
+    return false;
+  }
+  mark_exact(key.origins);
+  return true;
 }
 
 bool Explorer::give_result(const Contract& contract) {
@@ -71,8 +98,8 @@ bool Explorer::give_result(const Contract& contract) {
       result = Reg::pointer(Kind::kMapValue);
       result.map = now_.reg(1).map;
       result.bytes = map_shape(result.map).value_bytes;
-      result.maybe_null = true;
-      result.id = next_id();
+      result.maybe_null = !finds_for_sure(contract);
+      if (result.maybe_null) result.id = next_id();
       break;
     case Gives::kRecordOrNull:
       result = Reg::pointer(Kind::kRecord);

@@ -122,6 +122,7 @@ class Explorer {
   bool check_sized_by_map(const Contract& contract, uint8_t regno);
   void forget_record(uint32_t ref);
   bool give_result(const Contract& contract);
+  bool finds_for_sure(const Contract& contract);
   Step call_back(const Contract& contract);
   bool enter_callback(const Contract& contract);
 
