@@ -10,7 +10,8 @@ fi
 cmake -S native -B build/asan -G Ninja -DCMAKE_BUILD_TYPE=Debug \
   -DCMAKE_CXX_FLAGS='-O1 -fsanitize=address,undefined -fno-sanitize-recover=all' \
   -DCMAKE_C_FLAGS='-O1 -fsanitize=address,undefined -fno-sanitize-recover=all' > build/asan.log
-nice -n 10 ninja -C build/asan -j1 --quiet vm_oracle_test vm_verify_test vm_domain_test vm_mutant_test
+nice -n 10 ninja -C build/asan -j1 --quiet \
+  vm_oracle_test vm_verify_test vm_domain_test vm_mutant_test
 build/asan/test-native/vm_domain_test 100000
 build/asan/test-native/vm_verify_test
 build/asan/test-native/vm_mutant_test "${2:-20000}"

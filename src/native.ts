@@ -5,6 +5,7 @@
 import { constants } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import type { NativeMasks, NativeSymbols } from './native-symbols.js';
+import type { NativeVm } from './native-vm.js';
 
 /** What became of a batch; recycling stops once more. `guardArmed`: see targetArmGuard. */
 export type ApplyReport = Record<'pauseNs' | 'recyclePauseNs' | 'threadCount', number> & {
@@ -167,26 +168,8 @@ export interface BpfObjectInfo {
   btf: Buffer;
 }
 
-/** What the verifier says of a program (native/bpf/verify_object.h). */
-export interface ProgramVerdict {
-  name: string;
-  section: string;
-  insnCount: number;
-  /** Undefined: accepted. Else the errno name, and what is wrong. */
-  code?: string;
-  insn: number;
-  reason: string;
-  /** "file.c:12 `source`", or empty. */
-  where: string;
-  path: string[];
-  /** Instructions that were walked, over all paths; states that were kept; CPU time. */
-  walked: number;
-  states: number;
-  timeUs: number;
-}
-
 /** Loading and running eBPF objects, reading and writing maps. */
-export interface NativeBpf {
+export interface NativeBpf extends NativeVm {
   /** Opens, relocates, verifies and compiles on a worker thread. Rejects with ENOEXEC and a log. */
   bpfLoad(request: {
     name: string;
@@ -196,8 +179,6 @@ export interface NativeBpf {
     /** Maps that were made for these very bytes: all that fit are its own. */
     adopts?: number[];
   }): Promise<BpfObjectInfo>;
-  /** The verifier's answer about each program, or about the one named; on a worker thread. */
-  bpfVerify(request: { bytes: Buffer; program?: string }): Promise<ProgramVerdict[]>;
   /** Drops the daemon's references; maps and programs live on while a hook uses them. */
   bpfShare(objectId: number): number;
   bpfUnload(objectId: number): void;
@@ -412,8 +393,7 @@ export interface Native
 
 const addonPath = fileURLToPath(new URL('../../build/bpftimefs.node', import.meta.url));
 const module = { exports: {} as Native };
-// RTLD_DEEPBIND: libbpf, a dependency of the addon, must bind `syscall` to the addon's own (our
-// bpf(2) in user space) and not to libc's. See docs/adr/0004-libbpf-over-our-bpf.md.
+// RTLD_DEEPBIND: libbpf must bind `syscall` to the addon's own, not to libc's (docs/adr/0004).
 process.dlopen(module, addonPath, constants.dlopen.RTLD_NOW | constants.dlopen.RTLD_DEEPBIND);
 
 /** The addon. */

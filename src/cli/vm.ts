@@ -1,8 +1,9 @@
-// `bpftimefs vm verify`: what the verifier says of an object file, before it is copied anywhere. The
-// same code as in the daemon; nothing is attached, no mount is needed.
+// `bpftimefs vm verify`: what the verifier says of an object file, before it is copied anywhere.
+// The same code as in the daemon; nothing is attached, no mount is needed.
 import { readFileSync } from 'node:fs';
 import { refusalOf } from '../errors.js';
-import { native, type ProgramVerdict } from '../native.js';
+import { native } from '../native.js';
+import type { ProgramVerdict } from '../native-vm.js';
 
 interface VerifyArgs {
   object: string;

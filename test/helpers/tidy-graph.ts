@@ -33,7 +33,7 @@ const isTs = (file: Source) => file.path.endsWith('.ts');
 
 /** Which rooms of src a room may import from; type-only imports of native.ts are for everybody. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
-  cli: ['fs', 'config', 'errors', 'types', 'process'],
+  cli: ['fs', 'config', 'errors', 'types', 'process', 'native', 'native-vm'],
   fs: ['attach', 'bpf', 'process', 'symbols', 'config', 'errors', 'native', 'types'],
   attach: ['bpf', 'process', 'symbols', 'config', 'errors', 'native', 'types'],
   bpf: ['config', 'errors', 'types'],
@@ -42,8 +42,9 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   config: [],
   errors: [],
   types: [],
-  native: ['native-symbols'],
+  native: ['native-symbols', 'native-vm'],
   'native-symbols': [],
+  'native-vm': [],
 };
 
 const roomOf = (path: string) => /^src\/([\w-]+)/.exec(path)?.[1] ?? '';

@@ -1,12 +1,12 @@
-// `bpftimefs vm verify` as it is typed: verdicts, exit codes, JSON; and what the verifier says where
-// a compiler's output meets it (the cases of its own are test/golden/verify).
+// `bpftimefs vm verify` as it is typed: verdicts, exit codes, JSON; and what the verifier says of
+// what a compiler makes (the cases of its own are test/golden/verify).
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
-import type { ProgramVerdict } from '../../src/native.js';
+import type { ProgramVerdict } from '../../src/native-vm.js';
 import { compileBpf } from '../helpers/bpf-objects.js';
 
 const command = fileURLToPath(new URL('../../../bin/bpftimefs', import.meta.url));
