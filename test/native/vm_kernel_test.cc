@@ -417,6 +417,6 @@ int main(int argc, char** argv) {
   tap::ok(counts.both > 20, "programs are accepted by both");
   tap::ok(counts.kernel_only * 100 <= wanted, "99 % of what the kernel accepts is accepted here");
   tap::equal(counts.ours_only, 0, "nothing that the kernel refuses is accepted here");
-  compare_generated(3000);
+  compare_generated(800);
   return tap::done();
 }

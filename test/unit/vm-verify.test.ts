@@ -66,6 +66,12 @@ t.test('one program, as JSON', async (t) => {
   t.equal(verdicts.length, 1);
 });
 
+t.test('global and static functions', async (t) => {
+  const { code, out } = verify(objectOf('functions'));
+  t.equal(code, 0, out);
+  t.match(out, /^ok {7}adds: .*\nok {7}looks: /);
+});
+
 t.test('what is no object', async (t) => {
   t.match(verify('/bin/true'), { code: 2, out: '', error: /\/bin\/true: x86-64 object/ });
   t.match(verify(join(dir, 'nothing')), { code: 2, error: /ENOENT|no such file/i });
