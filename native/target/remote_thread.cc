@@ -186,6 +186,7 @@ Result<void> seize(pid_t tid) {
   // The kernel says the same of a thread that is ending.
   const Result<ProcStatus> status = read_status(tid);
   if (!status || status.value().zombie) return fail(ESRCH, "the thread ended");
+  if (status.value().tracer != 0) return fail(EBUSY, "another tracer is attached to it");
   return fail(EPERM, "the kernel does not let us trace it");
 }
 

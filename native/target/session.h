@@ -422,6 +422,8 @@ class Session {
   static void prefer_short(const Function& function, std::vector<rewrite::SitePlan>* forms);
   void register_patches(const Site& site);
   void unregister_patches(const Site& site);
+  Result<void> check_untouched(const Region& text, uint64_t addr, uint32_t bytes);
+  [[nodiscard]] ScopedFd open_text_file(const Region& text) const;
   Result<void> check_window(const Function& function, const rewrite::SitePlan& plan);
   Result<std::unique_ptr<Patch>> make_patch(const Function& function, const rewrite::SitePlan& plan,
                                             Arena* arena);
@@ -432,7 +434,7 @@ class Session {
   Result<void> put_body(Site* site, Patch* patch, rewrite::TrampolineSpec spec, bool by_exit,
                         Change* change);
   Result<ApplyReport> commit(std::vector<Change>* changes);
-  Result<void> check_bytes(Change* change);
+  Result<void> check_bytes(Change* change, bool writes_text);
   Result<void> write_change(const Change& change, StoppedProcess* process, bool undo);
   Result<void> write_slots(const Change& change, bool undo);
   Result<void> put_head(uint64_t head, uint64_t copy, std::vector<Lane>* lanes) const;
@@ -550,6 +552,8 @@ class Session {
   struct TextIndex {
     uint64_t end = 0, inode = 0;
     std::unique_ptr<rewrite::BranchIndex> branches;
+    ScopedFd file;
+    bool file_sought = false;
   };
   std::map<uint64_t, TextIndex> text_indexes_;           // by start of the mapping
   std::vector<std::pair<uint64_t, uint64_t>> landings_;  // ranges, one per landing; may coincide

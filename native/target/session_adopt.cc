@@ -324,11 +324,12 @@ Result<std::unique_ptr<Session::Patch>> Session::restore_patch(const PatchState&
   if (!copy) return copy.error();
   patch->pc_map = std::move(copy->map);
   patch->copy_bytes = std::move(copy->code);
-  // What counts is what is there.
+  // What counts is what is there. What is neither of the two is somebody else's jump over ours:
+  // then the journal knows best, and our code must stay.
   std::vector<uint8_t> seen(state.window);
   std::vector<uint8_t> copied(patch->copy_bytes.size());
   const Result<void> read = get(state.site, seen.data(), seen.size());
-  patch->on = read.ok() && seen == patch->new_bytes;
+  patch->on = read.ok() && (seen == patch->new_bytes || (state.on && seen != patch->old_bytes));
   patch->body = state.body;
   patch->body_bytes = state.body_bytes;
   if (!get(patch->copy, copied.data(), copied.size()) || copied != patch->copy_bytes) {

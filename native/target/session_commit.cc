@@ -174,7 +174,7 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
   if (!stopped) return stopped.error();
   StoppedProcess& process = *stopped.value();
   for (Change& change : *changes) {
-    const Result<void> as_planned = check_bytes(&change);
+    const Result<void> as_planned = check_bytes(&change, true);
     if (!as_planned) return as_planned.error();
   }
   if (unguards && (process.anyone_inside(code_ranges()) || !live_return_sites().empty())) {
@@ -216,8 +216,9 @@ void Session::set_no_stop(bool on) {
   save();
 }
 
-// Every byte is looked at before the first is changed.
-Result<void> Session::check_bytes(Change* change) {
+// Every byte that the change writes (text: its jumps, too) is looked at before the first is
+// written.
+Result<void> Session::check_bytes(Change* change, bool writes_text) {
   for (Change::Step& step : change->steps) {
     const Patch& patch = *step.patch;
     if (!patch.on && step.body == 0) continue;
@@ -230,6 +231,8 @@ Result<void> Session::check_bytes(Change* change) {
     step.vanished = change->removes && (!mapped || seen == patch.old_bytes);
     if (step.vanished) continue;
     if (!mapped) return fail(ESTALE, "the code is no longer mapped");
+    // Somebody's jump may lie over ours, and lead to it.
+    if (!writes_text || (patch.on && step.body != 0 && step.head == 0)) continue;
     if (seen != expected) return fail(EBUSY, "somebody else changed the code there");
     if (patch.plan.pad == 0) continue;
     const std::vector<uint8_t> jump =

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Session, planning: from a wanted site to the places in the text that have to change, with their
 // heads and copies. Reads the target; nothing that it writes is reachable by its threads yet.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -69,6 +73,8 @@ Result<const rewrite::BranchIndex*> Session::branches_of(const Region& text) {
     index.branches = std::make_unique<rewrite::BranchIndex>(bytes.value(), text.start);
     index.end = text.end;
     index.inode = text.inode;
+    index.file.reset();
+    index.file_sought = false;
   }
   return index.branches.get();
 }
@@ -103,6 +109,36 @@ bool Session::overlaps(const rewrite::SitePlan& plan) const {
   return before->first + before->second.reach > plan.site;
 }
 
+// Whether code is what its file has, our own jumps apart. What cannot be told is taken to be.
+Result<void> Session::check_untouched(const Region& text, uint64_t addr, uint32_t bytes) {
+  if (text.inode == 0 || addr < text.start || bytes > text.end - addr) return {};
+  const Result<const rewrite::BranchIndex*> indexed = branches_of(text);
+  if (!indexed) return indexed.error();
+  TextIndex& index = text_indexes_[text.start];
+  if (!index.file_sought) index.file = open_text_file(text);
+  index.file_sought = true;
+  std::vector<uint8_t> wanted(bytes);
+  const auto off = static_cast<off_t>(text.file_off + (addr - text.start));
+  if (pread(index.file.get(), wanted.data(), bytes, off) != bytes) return {};
+  const Result<std::vector<uint8_t>> seen = original_bytes(addr, bytes);
+  if (!seen) return seen.error();
+  if (seen.value() != wanted) return fail(EBUSY, "somebody else changed the code there");
+  return {};
+}
+
+// Not valid when we may not open it, or another file has its name by now.
+ScopedFd Session::open_text_file(const Region& text) const {
+  char path[80];
+  snprintf(path, sizeof path, "/proc/%d/map_files/%lx-%lx", pid_, text.start, text.end);
+  ScopedFd file(open(path, O_RDONLY | O_CLOEXEC));
+  if (file.valid()) return file;
+  const std::string named = "/proc/" + std::to_string(pid_) + "/root" + text.path;
+  file.reset(open(named.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  struct stat st {};
+  if (file.valid() && (fstat(file.get(), &st) != 0 || st.st_ino != text.inode)) file.reset();
+  return file;
+}
+
 // What the function alone cannot tell about a window: who else was there, who jumps into it.
 Result<void> Session::check_window(const Function& function, const rewrite::SitePlan& plan) {
   const rewrite::FunctionView& view = function.view;
@@ -117,6 +153,8 @@ Result<void> Session::check_window(const Function& function, const rewrite::Site
     return fail(EOPNOTSUPP, "the mapping ends within the first bytes");
   }
   if (overlaps(plan)) return fail(EBUSY, "another probe's bytes overlap");
+  const Result<void> untouched = check_untouched(function.text, plan.site, plan.window);
+  if (!untouched) return untouched;
   // One instruction, whose other bytes stay as they are.
   if (plan.form == rewrite::SiteForm::kOneByte) return {};
   const Result<bool> entered =
@@ -444,6 +482,10 @@ Result<void> Session::plan_site(const SiteRequest& request, Site* site) {
 
 Result<void> Session::plan_entry(const Function& function, uint64_t addr, Site* site) {
   if (site->entry != nullptr) return {};
+  // A patch of somebody's makes no sense as code: the refusal is to name it, not what it looks
+  // like.
+  const Result<void> untouched = check_untouched(function.text, addr, rewrite::kJumpBytes);
+  if (!untouched) return untouched;
   const Result<std::vector<rewrite::SitePlan>> forms = plan_windows(function, addr);
   if (!forms) return forms.error();
   // Of several reasons the first form's says most; when it has none, the last one's.
