@@ -96,6 +96,8 @@ struct agent_state {
   /* Who is here, before a journal says so: see JournalOwner in native/target/journal.h. */
   u64 owner_start;
   s32 owner_tracer, owner_daemon;
+  s32 home; /* the process that was entered: in a copy that fork made this is another one */
+  u32 reserved1;
 };
 
 /* How a process that loads or unloads modules lets the daemon put its probes in before any code of

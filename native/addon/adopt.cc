@@ -40,8 +40,11 @@ Napi::Value target_owner(const Napi::CallbackInfo& info) {
     const Result<JournalOwner> owner = Session::owner_of(pid);
     if (!owner && owner.error().errnum == ENOENT) return;
     if (!settle(owner, answer)) return;
-    answer->value = [daemon = owner.value().daemon, alive = owner.value().alive()](Napi::Env env) {
+    const Result<pid_t> found = Session::home_of(pid);
+    answer->value = [daemon = owner.value().daemon, alive = owner.value().alive(),
+                     home = found.ok() ? found.value() : pid](Napi::Env env) {
       Napi::Object out = Napi::Object::New(env);
+      out.Set("home", Napi::Number::New(env, home));
       out.Set("daemon", Napi::Number::New(env, daemon));
       out.Set("alive", Napi::Boolean::New(env, alive));
       return out;

@@ -162,6 +162,8 @@ class Session {
   static Result<std::unique_ptr<Session>> fork_of(const Session& parent, pid_t child);
   /// Whose session is in `pid`. ENOENT: nobody's.
   static Result<JournalOwner> owner_of(pid_t pid);
+  /// The process that was entered: `pid`, or the one of which it is, by fork, a copy. ENOENT: none.
+  static Result<pid_t> home_of(pid_t pid);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -358,6 +360,7 @@ class Session {
   Result<void> open_handles();
   Result<void> ensure_journal();
   Result<SessionState> read_bare_agent() const;
+  Result<void> settle_in();
   static std::vector<LaneState> lane_states(const std::vector<Lane>& lanes);
   static std::vector<Lane> restore_lanes(const std::vector<LaneState>& states);
   static std::vector<HookState> hook_states(const std::vector<Hook>& hooks);

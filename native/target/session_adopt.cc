@@ -49,14 +49,14 @@ uint64_t agent_region(pid_t pid, const std::vector<Region>& regions, agent_heade
   return 0;
 }
 
-Result<JournalOwner> owner_of_agent(pid_t pid, const std::vector<Region>& regions) {
+Result<agent_state> agent_state_of(pid_t pid, const std::vector<Region>& regions) {
   agent_header header{};
   agent_state state{};
   const uint64_t agent = agent_region(pid, regions, &header);
   if (agent == 0 || !read_memory(pid, agent + header.state_off, &state, sizeof state).ok()) {
     return fail(ENOENT, "no session is in the process");
   }
-  return JournalOwner{state.owner_start, state.owner_tracer, state.owner_daemon};
+  return state;
 }
 
 MapSpec spec_of(const MapState& map) {
@@ -87,11 +87,23 @@ Result<JournalOwner> Session::owner_of(pid_t pid) {
   const Result<std::vector<Region>> regions = read_regions(pid);
   if (!regions) return regions.error();
   const Region* page = journal_region(regions.value());
-  if (page == nullptr) return owner_of_agent(pid, regions.value());
+  if (page == nullptr) {
+    Result<agent_state> state = agent_state_of(pid, regions.value());
+    if (!state) return state.error();
+    return JournalOwner{state->owner_start, state->owner_tracer, state->owner_daemon};
+  }
   return Journal::read_owner([pid, page](uint64_t off, void* out, size_t size) {
     return off + size <= page->end - page->start &&
            read_memory(pid, page->start + off, out, size).ok();
   });
+}
+
+Result<pid_t> Session::home_of(pid_t pid) {
+  const Result<std::vector<Region>> regions = read_regions(pid);
+  if (!regions) return regions.error();
+  Result<agent_state> state = agent_state_of(pid, regions.value());
+  if (!state) return state.error();
+  return state->home;
 }
 
 // Between entering and the first attach an agent is alone in a process, without a journal.
@@ -99,6 +111,10 @@ Result<SessionState> Session::read_bare_agent() const {
   const Result<JournalOwner> owner = owner_of(pid_);
   if (!owner) return owner.error();
   if (owner.value().alive()) return fail(EBUSY, "another bpftimefs is in this process");
+  // A child of fork has hooks that only its parent's journal knows: without its agent it would die.
+  const Result<pid_t> home = home_of(pid_);
+  if (!home) return home.error();
+  if (home.value() != pid_) return fail(EBUSY, "its hooks are another process'");
   SessionState state;
   state.agent = agent_region(pid_, regions_, &state.header);
   state.agent_bytes = uint64_t{state.header.data_off} + state.header.data_bytes;
@@ -118,9 +134,26 @@ Result<std::unique_ptr<Session>> Session::adopt(pid_t pid) {
     step = session->journal_->take_over();
     if (!step) return step.error();
   }
+  step = session->settle_in();
+  if (!step) return step.error();
   step = session->redo(state.value());
   if (!step) return step.error();
   return session;
+}
+
+// Says in the agent who is here, and where that is. Children of fork inherit it.
+Result<void> Session::settle_in() {
+  agent_state state{};
+  const uint64_t at = agent_ + header_.state_off;
+  Result<void> step = get(at, &state, sizeof state);
+  if (!step) return step;
+  const JournalOwner us = JournalOwner::ourselves();
+  state.owner_start = us.start_time;
+  state.owner_tracer = us.tracer;
+  state.owner_daemon = us.daemon;
+  state.home = pid_;
+  constexpr size_t kFirst = offsetof(agent_state, owner_start);
+  return put(at + kFirst, &state.owner_start, sizeof state - kFirst);
 }
 
 Result<SessionState> Session::read_journal() {

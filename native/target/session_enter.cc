@@ -288,6 +288,7 @@ Result<void> Session::fill_environment(uint64_t fs_base) {
   state.owner_start = us.start_time;
   state.owner_tracer = us.tracer;
   state.owner_daemon = us.daemon;
+  state.home = pid_;
   const Result<void> wrote = put(agent_ + header_.env_off, &env, sizeof env);
   if (!wrote) return wrote;
   return put(agent_ + header_.state_off, &state, sizeof state);

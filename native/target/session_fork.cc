@@ -83,6 +83,8 @@ Result<void> Session::inherit(const Session& parent) {
   const uint64_t none = 0;
   step = put(agent_ + header_.state_off + offsetof(agent_state, gate), &none, sizeof none);
   if (!step) return step;
+  step = settle_in();
+  if (!step) return step;
   step = ensure_journal();
   if (!step) return step;
   std::vector<MapWant> wants;

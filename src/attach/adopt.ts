@@ -12,8 +12,9 @@ import {
   type SiteWish,
 } from '../native.js';
 import { asPid, type Pid } from '../types.js';
+import type { Follow } from './follow.js';
 import { reloadObject } from './load.js';
-import { type ObjectNote, readNotes } from './notes.js';
+import { type Notes, type ObjectNote, readNotes } from './notes.js';
 import { settleSites } from './sites.js';
 import type { AttachedObject, EnteredProcess, SiteState } from './state.js';
 
@@ -25,6 +26,8 @@ export interface Adoption {
   process: EnteredProcess;
   /** The bytes of each object's file. */
   files: Map<AttachedObject, Buffer>;
+  /** What was followed of the process. */
+  follow: Follow;
   /** Why its hooks were taken out instead; undefined when they go on. */
   refusal: string | undefined;
 }
@@ -46,7 +49,7 @@ export function processesWithSessions(): Pid[] {
 
 /**
  * Whether a session was left in a process by a daemon that is no more.
- * @throws {FsError} EBUSY its daemon lives
+ * @throws {FsError} EBUSY its daemon lives, or it is a copy that fork made of such a process
  */
 export async function isLeft(pid: Pid): Promise<boolean> {
   const owner = await native.targetOwner(pid).catch((error: NativeError) => {
@@ -57,11 +60,24 @@ export async function isLeft(pid: Pid): Promise<boolean> {
   if (!owner) return false;
   // A child of a probed process: the fork is heard of in a moment.
   if (owner.daemon === process.pid) return false;
+  if (owner.home !== pid) {
+    fail('EBUSY', `${pid}: its hooks are those of process ${owner.home}, from which it was forked`);
+  }
   if (!owner.alive) return true;
   return fail(
     'EBUSY',
     `${pid}: another bpftimefs, process ${owner.daemon}, is in it (detach there, or end that one)`,
   );
+}
+
+/** Children, and theirs, that were forked from a process while nobody could see it. */
+export async function copiesOf(home: Pid): Promise<Pid[]> {
+  const copies: Pid[] = [];
+  for (const pid of processesWithSessions()) {
+    const owner = await native.targetOwner(pid).catch(() => undefined);
+    if (owner?.home === home && pid !== home) copies.push(pid);
+  }
+  return copies;
 }
 
 /** A killed daemon's tracer ends the job that it is at: until then it is another tracer. */
@@ -145,7 +161,7 @@ function processOf(pid: Pid, startTime: bigint, session: AdoptedSession): Entere
     pauseTotalNs: 0,
     reads: session.guardArmed ? 'guarded' : 'none',
     noStop: session.noStop,
-    follows: kinds.some(({ hook }) => hook.followsLoader) ? 'loader' : 'none',
+    loader: kinds.some(({ hook }) => hook.followsLoader) ? 'hooked' : 'none',
     guardSites: new Set(guards.map(({ site }) => site.addr)),
     maskSites: new Set(masks.map(({ site }) => site.addr)),
     masksFailed: { events: -1, failures: 0, until: 0 },
@@ -167,8 +183,11 @@ export async function dropHooks(process: EnteredProcess, isDropped: (wish: HookW
   settleSites(process, wishes);
 }
 
-async function remember(process: EnteredProcess, session: AdoptedSession): Promise<Loaded[]> {
-  const notes = readNotes(session.notes, process.identity.pid);
+async function remember(
+  process: EnteredProcess,
+  session: AdoptedSession,
+  notes: Notes,
+): Promise<Loaded[]> {
   const present = programHooks(session.sites);
   const alive = inForce(notes.objects, present);
   const loaded: Loaded[] = [];
@@ -197,11 +216,16 @@ export async function adopt(pid: Pid, startTime: bigint): Promise<Adoption> {
   const session = await adoptSession(pid);
   const process = processOf(pid, startTime, session);
   const files = new Map<AttachedObject, Buffer>();
+  let follow: Follow = 'none';
   // An agent that came in and did nothing yet: it goes.
-  if (session.sites.length === 0 && !session.canKeep) return { process, files, refusal: undefined };
+  if (session.sites.length === 0 && !session.canKeep) {
+    return { process, files, follow, refusal: undefined };
+  }
   try {
     if (!session.canKeep) fail('EPERM', 'its maps cannot be opened by this daemon');
-    const loaded = await remember(process, session);
+    const notes = readNotes(session.notes, pid);
+    follow = notes.follow;
+    const loaded = await remember(process, session, notes);
     const wishes = programHooks([...process.sites.values()]);
     for (const one of loaded) {
       const { object, bytes } = one;
@@ -212,10 +236,10 @@ export async function adopt(pid: Pid, startTime: bigint): Promise<Adoption> {
       if (reads && process.reads === 'none') process.reads = 'kernel';
     }
     await dropHooks(process, (wish) => wishes.has(wish.hookId) && wish.progId !== 0);
-    return { process, files, refusal: undefined };
+    return { process, files, follow, refusal: undefined };
   } catch (error) {
     await dropHooks(process, (wish) => wish.progId !== 0);
     const { reason } = error as { reason?: string };
-    return { process, files, refusal: reason ?? String(error) };
+    return { process, files, follow, refusal: reason ?? String(error) };
   }
 }

@@ -12,9 +12,9 @@ import {
 import { readFacts } from '../process/identity.js';
 import { findPlace, type Place } from '../symbols/resolve.js';
 import { asPid, type Caller, type Pid } from '../types.js';
-import { adopt, isLeft, processesWithSessions } from './adopt.js';
+import { adopt, copiesOf, isLeft, processesWithSessions } from './adopt.js';
 import { exitFormOf } from './exits.js';
-import { childrenOf } from './follow.js';
+import { childrenOf, type Follow } from './follow.js';
 import { applySites, goRefusal } from './go.js';
 import { armGuard, disarmGuard, guardWishes, settleGuard } from './guard.js';
 import { Lineage } from './lineage.js';
@@ -232,12 +232,16 @@ export class AttachEngine {
   }
 
   async #adopt(pid: Pid): Promise<void> {
-    const { process, files, refusal } = await adopt(pid, readFacts(pid).startTime);
+    const { process, files, follow, refusal } = await adopt(pid, readFacts(pid).startTime);
     const ids = [...process.sites.values()].flatMap((site) => site.hooks.map((one) => one.hookId));
     this.#nextHookId = Math.max(this.#nextHookId - 1, ...ids, ...allIds(process)) + 1;
     this.#welcome(process);
+    this.lineage.setFollow(pid, follow);
     for (const [object, bytes] of files) this.#observer.adopted(process, object, bytes);
     if (refusal !== undefined) this.#observer.notAdopted(pid, refusal);
+    for (const copy of await copiesOf(pid)) {
+      await this.lineage.forked(process, copy).catch(() => {});
+    }
     await followLoads(process);
     await catchUp(this.#follower, process);
     await this.#leaveIfIdle(process);
@@ -247,7 +251,8 @@ export class AttachEngine {
   async #saveNotes(pid: Pid, objects?: AttachedObject[]): Promise<void> {
     const process = this.#processes.get(pid);
     if (!process) return;
-    const notes = writeNotes(objects ?? [...process.objects.values()]);
+    const follow = this.lineage.settingOf(process.identity);
+    const notes = writeNotes(objects ?? [...process.objects.values()], follow);
     if (notes.equals(process.notes)) return;
     process.notes = notes;
     await native.targetSetNotes(process.session, notes).catch(() => {});
@@ -406,7 +411,7 @@ export class AttachEngine {
     if (process.objects.size > 0 || this.#processes.get(pid) !== process) return;
     try {
       await dropUnwinderGuards(process);
-      process.follows = 'none';
+      process.loader = 'none';
       await disarmGuard(process);
       await native.targetLeave(process.session);
       this.#processes.delete(pid);
@@ -419,6 +424,11 @@ export class AttachEngine {
         void this.#serially(pid, () => this.#leaveIfIdle(process, attempt + 1)).catch(() => {});
       }, delayMs).unref();
     }
+  }
+
+  /** Says what is followed of a process, attached or not. @throws {FsError} ESRCH */
+  async setFollow(pid: Pid, value: Follow): Promise<void> {
+    await this.#serially(pid, async () => this.lineage.setFollow(pid, value));
   }
 
   /** Detaches everything everywhere, for a daemon that ends. */

@@ -14,7 +14,8 @@ import type { AttachedObject, EnteredProcess, Hook } from './state.js';
 /** What is followed. */
 export type Follow = 'none' | 'fork' | 'exec' | 'all';
 
-const FOLLOWS: readonly string[] = ['none', 'fork', 'exec', 'all'];
+/** Its words. */
+export const FOLLOWS: readonly string[] = ['none', 'fork', 'exec', 'all'];
 
 /** Reads a line of `info`. @throws {FsError} EINVAL */
 export function parseFollow(line: string): Follow {

@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs';
 import { EXEC_ATTEMPTS_MS } from '../config.js';
 import { refusalOf } from '../errors.js';
 import { native } from '../native.js';
-import { readFacts } from '../process/identity.js';
+import { type Identity, readFacts } from '../process/identity.js';
 import type { Pid } from '../types.js';
 import { dropHooks } from './adopt.js';
 import { childObject, childOf, type Follow, forkSession } from './follow.js';
@@ -33,8 +33,13 @@ export class Lineage {
 
   /** What is followed of a process. @throws {FsError} ESRCH */
   followOf(pid: Pid): Follow {
+    return this.settingOf({ pid, startTime: readFacts(pid).startTime });
+  }
+
+  /** The same, of a process that may have ended. */
+  settingOf({ pid, startTime }: Identity): Follow {
     const known = this.#follow.get(pid);
-    return known && known.startTime === readFacts(pid).startTime ? known.value : 'none';
+    return known?.startTime === startTime ? known.value : 'none';
   }
 
   /** Says what is followed of a process, attached or not. @throws {FsError} ESRCH */
@@ -49,7 +54,11 @@ export class Lineage {
   async forked(parent: EnteredProcess, child: Pid): Promise<void> {
     if (parent.children.has(child) || this.#house.knows(child)) return;
     parent.children.add(child);
-    const session = await forkSession(parent, child);
+    const session = await forkSession(parent, child).catch((error: unknown) => {
+      // The next look tries again.
+      parent.children.delete(child);
+      throw error;
+    });
     if (session === undefined) return;
     const { startTime } = readFacts(child);
     const process = childOf(parent, { pid: child, startTime }, session);

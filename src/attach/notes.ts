@@ -5,6 +5,7 @@
 import { fail } from '../errors.js';
 import type { ExitForm, KeptBytes } from '../native.js';
 import type { Place } from '../symbols/resolve.js';
+import { FOLLOWS, type Follow } from './follow.js';
 import type { AttachDir } from './plan.js';
 import type { AttachedObject, Hook, PendingHook } from './state.js';
 
@@ -47,10 +48,12 @@ export interface ObjectNote {
 /** Everything. */
 export interface Notes {
   version: number;
+  /** What is followed of the process. */
+  follow: Follow;
   objects: ObjectNote[];
 }
 
-const VERSION = 1;
+const VERSION = 2;
 const DIRS: readonly string[] = ['uprobe', 'uretprobe', 'hooks'];
 
 /** JSON knows no bigint: `{"$n":"123"}` stands for one. */
@@ -83,10 +86,11 @@ function pendingNote(object: AttachedObject, hook: PendingHook): PendingNote {
   return { id, program, place, onReturn, enabled, cookie };
 }
 
-/** Notes on these objects. */
-export function writeNotes(objects: readonly AttachedObject[]): Buffer {
+/** Notes on these objects, and on what is followed of their process. */
+export function writeNotes(objects: readonly AttachedObject[], follow: Follow): Buffer {
   const notes: Notes = {
     version: VERSION,
+    follow,
     objects: objects.map((object) => ({
       path: object.path,
       dir: object.dir,
@@ -179,7 +183,7 @@ function isObject(object: unknown, pid: number): boolean {
  */
 export function readNotes(text: Buffer, pid: number): Notes {
   // Nothing was attached yet.
-  if (text.length === 0) return { version: VERSION, objects: [] };
+  if (text.length === 0) return { version: VERSION, follow: 'none', objects: [] };
   let notes: unknown;
   try {
     notes = JSON.parse(text.toString(), reviver);
@@ -189,6 +193,7 @@ export function readNotes(text: Buffer, pid: number): Notes {
   if (!isRecord(notes) || notes['version'] !== VERSION || !Array.isArray(notes['objects'])) {
     return fail('EINVAL', `${pid}: the notes in its journal are of another version`);
   }
+  if (!FOLLOWS.includes(String(notes['follow']))) notes['follow'] = 'none';
   if (!notes['objects'].every((object) => isObject(object, pid))) {
     fail('EINVAL', `${pid}: the notes in its journal make no sense`);
   }

@@ -47,15 +47,15 @@ export async function followLoads(process: EnteredProcess): Promise<void> {
   const wanted =
     pendingOf(process).length > 0 ||
     hooksOf(process).some((hook) => hook.awaited !== undefined || isHijacked(hook));
-  if (process.follows === 'none') {
+  if (process.loader === 'none') {
     if (!wanted) return;
-    process.follows = (await hookLoader(process).catch(() => false)) ? 'loader' : 'second';
+    process.loader = (await hookLoader(process).catch(() => false)) ? 'hooked' : 'polled';
   }
-  if (process.follows !== 'loader') return;
+  if (process.loader !== 'hooked') return;
   try {
     await native.targetWantLoads(process.session, wanted);
   } catch {
-    process.follows = 'second';
+    process.loader = 'polled';
   }
 }
 

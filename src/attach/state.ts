@@ -97,8 +97,8 @@ export interface EnteredProcess {
   reads: 'followed' | 'guarded' | 'kernel' | 'none';
   /** Its threads are never stopped all at once. */
   noStop: boolean;
-  /** How we hear of modules that come: from the `loader`, by a look every `second`, or not yet. */
-  follows: 'loader' | 'second' | 'none';
+  /** How we hear of modules that come: the loader is `hooked`, or `polled` each second, or not yet. */
+  loader: 'hooked' | 'polled' | 'none';
   /** Addresses of the diverted sites that go with the guard. */
   guardSites: Set<bigint>;
   /** Those among them that see changes of signal masks. */
@@ -153,7 +153,7 @@ export function newProcess(
     pauseTotalNs: 0,
     reads: 'none',
     noStop: false,
-    follows: 'none',
+    loader: 'none',
     guardSites: new Set(),
     maskSites: new Set(),
     masksFailed: { events: -1, failures: 0, until: 0 },

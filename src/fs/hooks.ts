@@ -66,7 +66,12 @@ const LIST = ['id', 'kind', 'on', 'hits', 'avg_ns', 'program', 'state', 'target'
 async function listText(engine: AttachEngine, context: Context): Promise<string> {
   const process = engine.process(pidOf(context));
   if (!process) return table(LIST, []);
-  const figures = await figuresOf(process);
+  const figures = await figuresOf(process).catch((error: unknown) => {
+    if (engine.process(pidOf(context)) === process) throw error;
+    return undefined;
+  });
+  // We have left it meanwhile.
+  if (!figures) return table(LIST, []);
   const row = (hook: Hook | PendingHook, hits: bigint, average: string, rest: string[]) => [
     String(hook.id),
     kindOf(hook),
@@ -116,7 +121,7 @@ function pendingText(process: EnteredProcess, hook: PendingHook): string {
     ['state', stateOf(hook)],
     ['refusal', hook.refusal ? `${hook.refusal.errno} ${hook.refusal.reason}` : '-'],
     ['target', hook.place],
-    ['follows', process.follows],
+    ['loader', process.loader],
     ['file', fileOf(hook)],
     ['hits', 0],
   ]);

@@ -40,7 +40,7 @@ async function infoText(engine: AttachEngine, pid: Pid): Promise<string> {
     ['pause_ns_total', entered?.pauseTotalNs ?? 0],
     ['hooks', entered ? hooksOf(entered).length : 0],
     ['pending', entered ? pendingOf(entered).length : 0],
-    ['follows', entered?.follows ?? 'none'],
+    ['loader', entered?.loader ?? 'none'],
     ['sites', entered?.sites.size ?? 0],
     ['reads', entered?.reads ?? 'none'],
     ['nostop', engine.stops.isNoStop(pid, entered) ? 'on' : 'off'],
@@ -137,7 +137,7 @@ export function procsRows(engine: AttachEngine): Row[] {
           const pid = pidOf(context);
           const settings = lines.map((line) => parseNoStop(line) ?? parseFollow(line));
           for (const value of settings) {
-            if (typeof value === 'string') engine.lineage.setFollow(pid, value);
+            if (typeof value === 'string') await engine.setFollow(pid, value);
             else await engine.stops.set(pid, value, engine.process(pid));
           }
         },

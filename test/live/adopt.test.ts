@@ -1,7 +1,7 @@
 // A daemon that is killed (SIGKILL): its targets work on, and the next daemon finds every hook, map
 // and stream, and takes them out as if it had put them in.
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -60,6 +60,15 @@ class Dynasty {
   hooks(pid: number): string[][] {
     const rows = this.read(pid, 'hooks/list').trimEnd().split('\n').slice(1);
     return rows.map((row) => row.trim().split(/\s+/));
+  }
+
+  /** A child has a session of its own with so many hooks, or has been left. */
+  async settles(pid: number, hooks: number): Promise<boolean | undefined> {
+    return await eventually(() => {
+      if (!existsSync(`/proc/${pid}`)) return false;
+      const isIn = /^entered 1$/m.test(this.read(pid, 'info'));
+      return this.hooks(pid).length === hooks && isIn === hooks > 0;
+    }, 30_000);
   }
 
   async kill(): Promise<void> {
@@ -252,6 +261,40 @@ await t.test('a daemon that is mounted already adopts at the next cp', async (t)
     await other.next();
     t.same(await other.end(), []);
   });
+});
+
+await t.test('what is followed survives; children that nobody saw are found', async (t) => {
+  for (const follow of ['fork', 'none']) {
+    await Lab.run(t, async (lab) => {
+      const target = lab.start(lab.build('lives.c'), ['20000']);
+      await target.says(/round/);
+      const { pid } = target;
+      const before = codeHash(pid);
+      const line = await Dynasty.begin(lab);
+      t.same(await lab.sh(`echo follow=${follow} > ${line.file(pid, 'info')}`), OK);
+      t.same(await line.cp(lab.bpf('probe'), pid, 'uprobe/work'), OK);
+      await line.kill();
+      target.child.kill('SIGUSR2');
+      const orphan = Number((await target.says(/forked (\d+)/))?.[1]);
+      lab.watch(orphan);
+      t.ok(await line.next(), 'the next daemon');
+      t.notMatch(line.errors, new RegExp(`/procs/(${pid}|${orphan})/`), 'without a complaint');
+      t.match(line.read(pid, 'info'), new RegExp(`^follow ${follow}$`, 'm'));
+      t.ok(await line.settles(orphan, follow === 'fork' ? 2 : 0), `${follow}: born in between`);
+      if (follow === 'none') await sameCode(t, orphan, before, 'not followed');
+      process.kill(orphan, 'SIGUSR1');
+      t.ok(await target.says(/child ended with 0/, 30_000), 'it came to its good end');
+      target.child.kill('SIGUSR2');
+      const later = Number((await target.says(/forked \d+\n[\s\S]*forked (\d+)\n/))?.[1]);
+      lab.watch(later);
+      t.ok(await line.settles(later, follow === 'fork' ? 2 : 0), `${follow}: born afterwards`);
+      process.kill(later, 'SIGUSR1');
+      t.ok(await target.says(/child ended with 0[\s\S]*child ended with 0/, 30_000), 'so did it');
+      t.same(await line.rm(pid, 'uprobe/work'), OK);
+      await sameCode(t, pid, before, 'after rm');
+      t.same(await line.end(), []);
+    });
+  }
 });
 
 await t.test('jumps of every form, and returns alone', async (t) => {

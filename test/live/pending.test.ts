@@ -53,7 +53,7 @@ for (const { name, compiler, unloads } of LIBCS) {
       t.equal(lab.hooks(pid)[0]?.['target'], 'libplugin.so:plugin_work');
       const id = lab.hooks(pid)[0]?.['id'];
       t.match(lab.read(pid, `hooks/by-id/${id}/info`), /^state pending$/m);
-      t.match(lab.read(pid, 'info'), /^pending 1\nfollows loader$/m);
+      t.match(lab.read(pid, 'info'), /^pending 1\nloader hooked$/m);
 
       await order(t, target, `open ${library}`, /opened/);
       t.same(stateOf(lab, pid), ['attached'], 'attached when it is loaded');

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // A program with several lives: prints `round N` per turn; SIGUSR1 makes it execute itself anew,
 // SIGUSR2 makes it fork a child that works on its own, prints `child N` and exits with 0 after some
-// thousand correct results.
+// thousand correct results (400 turns of 2 ms, or as many as the argument says, or until SIGUSR1).
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,8 +23,8 @@ __attribute__((noinline)) long work(long n) {
   return n < 3 ? n : work(n - 1) + 1;
 }
 
-static int child(void) {
-  for (int turn = 1; turn <= 400; ++turn) {
+static int child(int turns) {
+  for (int turn = 1; turn <= turns && !wants_exec; ++turn) {
     for (int i = 0; i < 10; ++i) {
       if (work(20) != 20) return 3;
     }
@@ -35,7 +35,6 @@ static int child(void) {
 }
 
 int main(int argc, char** argv) {
-  (void)argc;
   setvbuf(stdout, NULL, _IOLBF, 0);
   sigset_t none;
   sigemptyset(&none);
@@ -50,12 +49,12 @@ int main(int argc, char** argv) {
     if (wants_fork) {
       wants_fork = 0;
       const pid_t pid = fork();
-      if (pid == 0) _exit(child());
+      if (pid == 0) _exit(child(argc > 1 ? atoi(argv[1]) : 400));
       printf("forked %d\n", pid);
     }
     int status;
     if (waitpid(-1, &status, WNOHANG) > 0) {
-      printf("child ended with %d\n", WIFEXITED(status) ? WEXITSTATUS(status) : -1);
+      printf("child ended with %d\n", WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status));
     }
     usleep(5000);
   }
