@@ -333,10 +333,7 @@ export interface NativeTarget {
   targetForget(session: number): Promise<void>;
   /** Rejects with ESRCH or ESTALE when the process is no longer the one that was entered. */
   targetCheck(session: number): Promise<void>;
-  /**
-   * Whose session is in a process, and whether that daemon lives; undefined: nobody's. `home`:
-   * the process that was entered, another one in a child of fork that has no session of its own.
-   */
+  /** Whose session is in a process; `home`: of which process that is a copy, if fork made it. */
   targetOwner(pid: number): Promise<{ daemon: number; alive: boolean; home: number } | undefined>;
   /** Goes on with the session of a killed daemon. ENOENT, EBUSY, EINVAL, EACCES, ESTALE. */
   targetAdopt(pid: number): Promise<AdoptedSession>;

@@ -437,7 +437,7 @@ class Session {
   Result<void> put_body(Site* site, Patch* patch, rewrite::TrampolineSpec spec, bool by_exit,
                         Change* change);
   Result<ApplyReport> commit(std::vector<Change>* changes);
-  Result<void> check_bytes(Change* change, bool writes_text);
+  Result<void> check_bytes(Change* change, bool is_quiet);
   Result<void> write_change(const Change& change, StoppedProcess* process, bool undo);
   Result<void> write_slots(const Change& change, bool undo);
   Result<void> put_head(uint64_t head, uint64_t copy, std::vector<Lane>* lanes) const;

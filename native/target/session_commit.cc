@@ -174,7 +174,7 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
   if (!stopped) return stopped.error();
   StoppedProcess& process = *stopped.value();
   for (Change& change : *changes) {
-    const Result<void> as_planned = check_bytes(&change, true);
+    const Result<void> as_planned = check_bytes(&change, false);
     if (!as_planned) return as_planned.error();
   }
   if (unguards && (process.anyone_inside(code_ranges()) || !live_return_sites().empty())) {
@@ -218,7 +218,7 @@ void Session::set_no_stop(bool on) {
 
 // Every byte that the change writes (text: its jumps, too) is looked at before the first is
 // written.
-Result<void> Session::check_bytes(Change* change, bool writes_text) {
+Result<void> Session::check_bytes(Change* change, bool is_quiet) {
   for (Change::Step& step : change->steps) {
     const Patch& patch = *step.patch;
     if (!patch.on && step.body == 0) continue;
@@ -231,8 +231,9 @@ Result<void> Session::check_bytes(Change* change, bool writes_text) {
     step.vanished = change->removes && (!mapped || seen == patch.old_bytes);
     if (step.vanished) continue;
     if (!mapped) return fail(ESTALE, "the code is no longer mapped");
-    // Somebody's jump may lie over ours, and lead to it.
-    if (!writes_text || (patch.on && step.body != 0 && step.head == 0)) continue;
+    // Where only the head changes somebody's jump may lie over ours, and lead to it.
+    const bool stays_on = step.body != 0 || (is_quiet && !change->removes);
+    if (patch.on && step.head == 0 && stays_on) continue;
     if (seen != expected) return fail(EBUSY, "somebody else changed the code there");
     if (patch.plan.pad == 0) continue;
     const std::vector<uint8_t> jump =

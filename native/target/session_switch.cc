@@ -203,7 +203,7 @@ Result<void> Session::undo_step(const ChangeStep& step) const {
 // The quiet way, for changes that need no stop.
 Result<ApplyReport> Session::switch_bodies(std::vector<Change>* changes) {
   for (Change& change : *changes) {
-    const Result<void> as_planned = check_bytes(&change, false);
+    const Result<void> as_planned = check_bytes(&change, true);
     if (!as_planned) return as_planned.error();
   }
   std::vector<const ChangeStep*> switched;

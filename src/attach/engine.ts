@@ -12,9 +12,9 @@ import {
 import { readFacts } from '../process/identity.js';
 import { findPlace, type Place } from '../symbols/resolve.js';
 import { asPid, type Caller, type Pid } from '../types.js';
-import { adopt, copiesOf, isLeft, processesWithSessions } from './adopt.js';
+import { adopt, isLeft, processesWithSessions } from './adopt.js';
 import { exitFormOf } from './exits.js';
-import { childrenOf, type Follow } from './follow.js';
+import { childrenOf } from './follow.js';
 import { applySites, goRefusal } from './go.js';
 import { armGuard, disarmGuard, guardWishes, settleGuard } from './guard.js';
 import { Lineage } from './lineage.js';
@@ -64,6 +64,7 @@ export class AttachEngine {
     this.lineage = new Lineage(observer, {
       knows: (pid) => this.#processes.has(pid),
       welcome: (process) => this.#welcome(process),
+      note: (pid) => this.#serially(pid, async () => {}),
       settle: async (process) => {
         await this.#saveNotes(process.identity.pid);
         await this.#leaveIfIdle(process);
@@ -224,9 +225,8 @@ export class AttachEngine {
       await this.#serially(pid, async () => {
         if (await isLeft(pid)) await this.#adopt(pid);
       }).catch((error) => {
-        const refusal = refusalOf(error, String(pid));
         // Another daemon at work in its own process is no news.
-        if (refusal?.errno !== 'EBUSY') this.#observer.notAdopted(pid, String(error));
+        if (refusalOf(error, '')?.errno !== 'EBUSY') this.#observer.notAdopted(pid, String(error));
       });
     }
   }
@@ -236,12 +236,9 @@ export class AttachEngine {
     const ids = [...process.sites.values()].flatMap((site) => site.hooks.map((one) => one.hookId));
     this.#nextHookId = Math.max(this.#nextHookId - 1, ...ids, ...allIds(process)) + 1;
     this.#welcome(process);
-    this.lineage.setFollow(pid, follow);
     for (const [object, bytes] of files) this.#observer.adopted(process, object, bytes);
     if (refusal !== undefined) this.#observer.notAdopted(pid, refusal);
-    for (const copy of await copiesOf(pid)) {
-      await this.lineage.forked(process, copy).catch(() => {});
-    }
+    await this.lineage.adopted(process, follow);
     await followLoads(process);
     await catchUp(this.#follower, process);
     await this.#leaveIfIdle(process);
@@ -251,8 +248,8 @@ export class AttachEngine {
   async #saveNotes(pid: Pid, objects?: AttachedObject[]): Promise<void> {
     const process = this.#processes.get(pid);
     if (!process) return;
-    const follow = this.lineage.settingOf(process.identity);
-    const notes = writeNotes(objects ?? [...process.objects.values()], follow);
+    const noted = objects ?? [...process.objects.values()];
+    const notes = writeNotes(noted, this.lineage.settingOf(process.identity));
     if (notes.equals(process.notes)) return;
     process.notes = notes;
     await native.targetSetNotes(process.session, notes).catch(() => {});
@@ -267,9 +264,8 @@ export class AttachEngine {
   async #enter(pid: Pid, caller: Caller): Promise<EnteredProcess> {
     const known = this.#processes.get(pid);
     if (known && (await this.#stillSame(known))) return known;
-    const identity = readFacts(pid);
-    const entered = await native.targetEnter(pid, caller);
-    const process = newProcess({ pid, startTime: identity.startTime }, entered);
+    const { startTime } = readFacts(pid);
+    const process = newProcess({ pid, startTime }, await native.targetEnter(pid, caller));
     await this.stops.remembered(process);
     for (const child of childrenOf(pid)) process.children.add(child);
     this.#welcome(process);
@@ -424,11 +420,6 @@ export class AttachEngine {
         void this.#serially(pid, () => this.#leaveIfIdle(process, attempt + 1)).catch(() => {});
       }, delayMs).unref();
     }
-  }
-
-  /** Says what is followed of a process, attached or not. @throws {FsError} ESRCH */
-  async setFollow(pid: Pid, value: Follow): Promise<void> {
-    await this.#serially(pid, async () => this.lineage.setFollow(pid, value));
   }
 
   /** Detaches everything everywhere, for a daemon that ends. */

@@ -6,7 +6,7 @@ import { refusalOf } from '../errors.js';
 import { native } from '../native.js';
 import { type Identity, readFacts } from '../process/identity.js';
 import type { Pid } from '../types.js';
-import { dropHooks } from './adopt.js';
+import { copiesOf, dropHooks } from './adopt.js';
 import { childObject, childOf, type Follow, forkSession } from './follow.js';
 import type { AttachObserver, AttachRequest } from './observer.js';
 import type { AttachedObject, EnteredProcess } from './state.js';
@@ -15,6 +15,8 @@ import type { AttachedObject, EnteredProcess } from './state.js';
 interface Household {
   knows(pid: Pid): boolean;
   welcome(process: EnteredProcess): void;
+  /** Brings what the next daemon is to know of a process up to date. */
+  note(pid: Pid): Promise<void>;
   /** Notes what a process has, and leaves it when that is nothing. */
   settle(process: EnteredProcess): Promise<void>;
   attach(request: AttachRequest): Promise<AttachedObject>;
@@ -43,7 +45,13 @@ export class Lineage {
   }
 
   /** Says what is followed of a process, attached or not. @throws {FsError} ESRCH */
-  setFollow(pid: Pid, value: Follow): void {
+  async setFollow(pid: Pid, value: Follow): Promise<void> {
+    this.begin(pid, value);
+    await this.#house.note(pid);
+  }
+
+  /** The same, in the process' turn. */
+  begin(pid: Pid, value: Follow): void {
     this.#follow.set(pid, { startTime: readFacts(pid).startTime, value });
     for (const known of this.#follow.keys()) {
       if (known !== pid && !existsSync(`/proc/${known}`)) this.#follow.delete(known);
@@ -65,7 +73,7 @@ export class Lineage {
     this.#house.welcome(process);
     const follow = this.followOf(parent.identity.pid);
     if (follow === 'fork' || follow === 'all') {
-      this.setFollow(child, follow);
+      this.begin(child, follow);
       for (const one of parent.objects.values()) {
         const { object, bytes } = await childObject(parent, process, one);
         process.objects.set(object.path, object);
@@ -75,6 +83,14 @@ export class Lineage {
       await dropHooks(process, (wish) => wish.progId !== 0);
     }
     await this.#house.settle(process);
+  }
+
+  /** Goes on with a setting; takes children in hand that were forked while there was no daemon. */
+  async adopted(parent: EnteredProcess, follow: Follow): Promise<void> {
+    this.begin(parent.identity.pid, follow);
+    for (const copy of await copiesOf(parent.identity.pid)) {
+      await this.forked(parent, copy).catch(() => {});
+    }
   }
 
   /** What is to be attached again in the program that a process executes. */

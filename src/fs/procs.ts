@@ -137,7 +137,7 @@ export function procsRows(engine: AttachEngine): Row[] {
           const pid = pidOf(context);
           const settings = lines.map((line) => parseNoStop(line) ?? parseFollow(line));
           for (const value of settings) {
-            if (typeof value === 'string') await engine.setFollow(pid, value);
+            if (typeof value === 'string') await engine.lineage.setFollow(pid, value);
             else await engine.stops.set(pid, value, engine.process(pid));
           }
         },
