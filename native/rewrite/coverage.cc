@@ -52,29 +52,34 @@ bool is_entered(const ModulePart& part, const BranchIndex& branches, const Funct
 }
 
 // The form that attaching would take.
-Result<SiteForm> form_of(const FunctionView& view, bool is_go, const ModulePart& part,
+Result<SitePlan> form_of(const FunctionView& view, bool is_go, const ModulePart& part,
                          const BranchIndex& branches) {
   const Result<std::vector<SitePlan>> forms = forms_of(view, is_go);
   if (!forms) return forms.error();
   Failure reason{0, nullptr};
   for (const SitePlan& plan : forms.value()) {
     const Result<RelocatedCode> copy = relocate(view, plan, plan.site + kArenaAway);
-    if (copy.ok() && !is_entered(part, branches, view, plan)) return plan.form;
+    if (copy.ok() && !is_entered(part, branches, view, plan)) return plan;
     if (reason.reason != nullptr) continue;
     reason = copy.ok() ? fail(EOPNOTSUPP, "other code jumps into the first bytes") : copy.error();
   }
   return reason;
 }
 
-void count_exits(const FunctionView& view, bool is_go, Coverage* coverage) {
+// As Session::check_exits asks it of a process.
+void count_exits(const FunctionView& view, bool is_go, const Result<SitePlan>& form,
+                 const ModulePart& part, const BranchIndex& branches, Coverage* coverage) {
   const bool returns = std::any_of(view.insns.begin(), view.insns.end(),
                                    [](const Insn& insn) { return insn.is_ret; });
   if (!returns) return;
   coverage->returning += 1;
-  const Result<SitePlan> entry = is_go ? plan_go_site(view, view.addr) : plan_site(view, view.addr);
-  SitePlan none;
-  none.site = view.addr;
-  if (plan_exits(view, entry.ok() ? entry.value() : none).ok()) coverage->returning_by_ret += 1;
+  const Result<ExitPlan> plan = plan_returns(view, is_go, form.ok() ? &form.value() : nullptr);
+  if (!plan) return;
+  const auto& exits = plan.value().exits;
+  const bool is_free = std::none_of(exits.begin(), exits.end(), [&](const SitePlan& exit) {
+    return is_entered(part, branches, view, exit);
+  });
+  if (is_free) coverage->returning_by_ret += 1;
 }
 
 }  // namespace
@@ -108,14 +113,16 @@ Coverage cover_module(std::span<const ModulePart> parts,
     const Result<FunctionView> view =
         decode_function(function.addr, function.size, {part->bytes.data() + off, available}, read);
     const BranchIndex& branches = indexes[static_cast<size_t>(part - parts.data())];
-    const Result<SiteForm> form = view.ok() ? form_of(view.value(), function.is_go, *part, branches)
-                                            : Result<SiteForm>(view.error());
+    const Result<SitePlan> form = view.ok() ? form_of(view.value(), function.is_go, *part, branches)
+                                            : Result<SitePlan>(view.error());
     if (form.ok()) {
-      coverage.by_form[static_cast<size_t>(form.value())] += 1;
+      coverage.by_form[static_cast<size_t>(form.value().form)] += 1;
     } else {
       coverage.refused.push_back({i, form.error().reason});
     }
-    if (view.ok()) count_exits(view.value(), function.is_go, &coverage);
+    if (view.ok()) {
+      count_exits(view.value(), function.is_go, form, *part, branches, &coverage);
+    }
   }
   return coverage;
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "go_prologue.h"
 #include "padding.h"
 
 namespace bpftime::rewrite {
@@ -114,6 +115,31 @@ Result<ExitPlan> plan_exits(const FunctionView& function, const SitePlan& entry)
     floor = static_cast<uint32_t>(exit.value().site + exit.value().window - function.addr);
   }
   if (plan.exits.empty() && !plan.in_entry) return fail(EOPNOTSUPP, "it never returns");
+  return plan;
+}
+
+Result<ExitPlan> plan_returns(const FunctionView& function, bool is_go, const SitePlan* taken) {
+  const Result<SitePlan> entry =
+      is_go ? plan_go_site(function, function.addr) : plan_site(function, function.addr);
+  SitePlan none;
+  none.site = function.addr;
+  Result<ExitPlan> plan = plan_exits(function, entry.ok() ? entry.value() : none);
+  if (!plan) return plan;
+  const std::vector<SitePlan>& exits = plan->exits;
+  const bool is_contested =
+      taken != nullptr && taken->form == SiteForm::kShort &&
+      std::any_of(exits.begin(), exits.end(), [&](const SitePlan& exit) {
+        return exit.site < taken->pad + kJumpBytes && taken->pad < exit.site + exit.window;
+      });
+  if (is_contested) {
+    return fail(EOPNOTSUPP, "the jump at its entry needs the padding behind a return");
+  }
+  // They are executed in the exits' bodies, which the table of moved instructions does not know.
+  const bool faults = is_go && ((plan->in_entry && may_fault(function, entry.value())) ||
+                                std::any_of(exits.begin(), exits.end(), [&](const SitePlan& exit) {
+                                  return may_fault(function, exit);
+                                }));
+  if (faults) return fail(EOPNOTSUPP, kReasonMayFault);
   return plan;
 }
 

@@ -23,7 +23,13 @@ struct ExitPlan {
 /// room, EBUSY when a breakpoint of somebody else is there.
 Result<ExitPlan> plan_exits(const FunctionView& function, const SitePlan& entry);
 
-/// The same for changes under running threads: only the `ret` itself moves (SiteForm::kOneByte).
+/// All that attaching asks of a function's returns but what other code of the process does.
+/// `taken`: the form that a probe of its entry takes, null when it takes none. Exits keep clear of
+/// the window of an entry probe, and of padding that its jump needs, so that either can come later.
+Result<ExitPlan> plan_returns(const FunctionView& function, bool is_go, const SitePlan* taken);
+
+/// The same as plan_exits for changes under running threads: only the `ret` itself moves
+/// (SiteForm::kOneByte).
 Result<ExitPlan> plan_one_byte_exits(const FunctionView& function, const SitePlan& entry);
 
 /// The instructions in front of an exit's `ret`, for execution at `dest`. See relocate().

@@ -12,6 +12,10 @@
 
 namespace bpftime::rewrite {
 
+/// Why Go code is refused of which may_fault() is true.
+constexpr const char* kReasonMayFault =
+    "a nil dereference among the bytes that would move could not become a panic";
+
 /// Bytes of the stack check that a function begins with; 0 when it has none (`nosplit`, or written
 /// in assembler).
 uint32_t go_stack_check(const FunctionView& function);

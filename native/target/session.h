@@ -419,7 +419,7 @@ class Session {
   Result<void> plan_entry(const Function& function, uint64_t addr, Site* site);
   Result<void> plan_site_exits(const Function& function, Site* site);
   Result<rewrite::ExitPlan> plan_exits(const Function& function);
-  bool entry_needs_room_of(const Function& function, const rewrite::ExitPlan& exits);
+  std::optional<rewrite::SitePlan> form_of_entry(const Function& function);
   Result<rewrite::SitePlan> plan_window(const Function& function, uint64_t addr);
   Result<std::vector<rewrite::SitePlan>> plan_windows(const Function& function, uint64_t addr);
   static void prefer_short(const Function& function, std::vector<rewrite::SitePlan>* forms);

@@ -21,8 +21,6 @@ namespace {
 
 constexpr uint64_t kFunctionBytesMax = 4 << 20;
 constexpr uint64_t kTextScanBytesMax = uint64_t{256} << 20;
-constexpr const char* kMayFault =
-    "a nil dereference among the bytes that would move could not become a panic";
 constexpr uint64_t kLandingBytes = 14;  // jmp [rip]; the address
 
 }  // namespace
@@ -354,46 +352,27 @@ Result<uint32_t> Session::check_exits(uint64_t addr, uint32_t size, bool is_go) 
   return static_cast<uint32_t>(plan.value().exits.size() + (plan.value().in_entry ? 1 : 0));
 }
 
-// Whether the entry's jump leads, or would lead, over padding that an exit's jump needs.
-bool Session::entry_needs_room_of(const Function& function, const rewrite::ExitPlan& exits) {
+// The form that a probe of the function's entry has or would have.
+std::optional<rewrite::SitePlan> Session::form_of_entry(const Function& function) {
   const auto site = sites_.find(function.view.addr);
-  std::vector<rewrite::SitePlan> forms;
-  if (site != sites_.end() && site->second->entry != nullptr) {
-    forms.push_back(site->second->entry->plan);
-  } else {
-    const auto planned = plan_windows(function, function.view.addr);
-    if (planned.ok()) forms = planned.value();
-    std::erase_if(forms, [&](const auto& form) { return !check_window(function, form).ok(); });
+  if (site != sites_.end() && site->second->entry != nullptr) return site->second->entry->plan;
+  const auto forms = plan_windows(function, function.view.addr);
+  if (!forms) return std::nullopt;
+  for (const rewrite::SitePlan& form : forms.value()) {
+    if (check_window(function, form).ok()) return form;
   }
-  if (forms.empty() || forms.front().form != rewrite::SiteForm::kShort) return false;
-  const uint64_t pad = forms.front().pad;
-  return std::any_of(exits.exits.begin(), exits.exits.end(), [&](const auto& exit) {
-    return exit.site < pad + rewrite::kJumpBytes && pad < exit.site + exit.window;
-  });
+  return std::nullopt;
 }
 
-// Exits keep clear of the window of an entry probe, so that either can come later.
 Result<rewrite::ExitPlan> Session::plan_exits(const Function& function) {
-  const Result<rewrite::SitePlan> entry = plan_window(function, function.view.addr);
-  rewrite::SitePlan none;
-  none.site = function.view.addr;
   if (no_stop_) {
+    const Result<rewrite::SitePlan> entry = plan_window(function, function.view.addr);
+    rewrite::SitePlan none;
+    none.site = function.view.addr;
     return rewrite::plan_one_byte_exits(function.view, entry.ok() ? entry.value() : none);
   }
-  Result<rewrite::ExitPlan> plan =
-      rewrite::plan_exits(function.view, entry.ok() ? entry.value() : none);
-  if (plan.ok() && entry_needs_room_of(function, plan.value())) {
-    return fail(EOPNOTSUPP, "the jump at its entry needs the padding behind a return");
-  }
-  if (!plan || !function.is_go) return plan;
-  // They are executed in the exits' bodies, which the table of moved instructions does not know.
-  const bool entry_may = plan->in_entry && rewrite::may_fault(function.view, entry.value());
-  if (entry_may || std::any_of(plan->exits.begin(), plan->exits.end(), [&](const auto& exit) {
-        return rewrite::may_fault(function.view, exit);
-      })) {
-    return fail(EOPNOTSUPP, kMayFault);
-  }
-  return plan;
+  const std::optional<rewrite::SitePlan> taken = form_of_entry(function);
+  return rewrite::plan_returns(function.view, function.is_go, taken ? &*taken : nullptr);
 }
 
 Result<rewrite::SitePlan> Session::plan_window(const Function& function, uint64_t addr) {
@@ -496,7 +475,7 @@ Result<void> Session::plan_entry(const Function& function, uint64_t addr, Site* 
     plan.behind_check |= site->request.behind;
     const bool may_fault =
         function.is_go && !plan.behind_check && rewrite::may_fault(function.view, plan);
-    if (may_fault && !guard_armed_) return fail(ENOTRECOVERABLE, kMayFault);
+    if (may_fault && !guard_armed_) return fail(ENOTRECOVERABLE, rewrite::kReasonMayFault);
     Result<std::unique_ptr<Patch>> patch = make_patch(function, plan, site->arena);
     if (patch.ok()) {
       site->entry = std::move(patch.value());

@@ -222,9 +222,7 @@ export class AttachEngine {
   /** Goes on with what killed daemons left in processes. */
   async adoptAll(): Promise<void> {
     for (const pid of processesWithSessions()) {
-      await this.#serially(pid, async () => {
-        if (await isLeft(pid)) await this.#adopt(pid);
-      }).catch((error) => {
+      await this.#serially(pid, () => this.#known(pid)).catch((error) => {
         // Another daemon at work in its own process is no news.
         if (refusalOf(error, '')?.errno !== 'EBUSY') this.#observer.notAdopted(pid, String(error));
       });

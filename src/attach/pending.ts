@@ -187,6 +187,6 @@ export async function settleModules(follower: Follower, process: EnteredProcess)
 /** What nobody tells us of. */
 export async function catchUp(follower: Follower, process: EnteredProcess): Promise<void> {
   // Programs that map code without the loader, or whose loader cannot be hooked.
-  if (process.follows !== 'none') await settleModules(follower, process);
+  if (process.loader !== 'none') await settleModules(follower, process);
   await followMasks(process);
 }

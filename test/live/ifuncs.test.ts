@@ -104,3 +104,73 @@ for (const stripped of [false, true]) {
     });
   });
 }
+
+await t.test('an ifunc of which two implementations are in use', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const library = lab.build('ifuncs.c', ['-DLIBRARY', '-DFICKLE', '-shared', '-fPIC'], {
+      name: 'libpicked.so',
+    });
+    const target = lab.start(
+      lab.build('ifuncs.c', ['-DWITH_LIBRARY', ...FLAGS, '-Wl,--no-as-needed', library], {
+        name: 'picks',
+      }),
+      [],
+      { env: { LD_BIND_NOW: '1', LD_LIBRARY_PATH: join(library, '..') } },
+    );
+    t.ok(await target.says(/round/), 'the target works');
+    const { pid } = target;
+    const before = codeHash(pid);
+    const put = await lab.attach(pid, lab.bpf('probe'), 'uprobe/picked');
+    t.match(put.err, /not unique/i, 'ENOTUNIQ');
+    const names = /ENOTUNIQ picked: an ifunc with 2 implementations in use: (.*)\n/;
+    const list = names.exec(lab.read(pid, 'last_error'))?.[1]?.split(' ').sort();
+    t.same(list, ['libpicked.so:picked_here', 'libpicked.so:picked_there'], 'with their names');
+    await sameCode(t, pid, before, 'after the refusal');
+    const hits: number[] = [];
+    for (const place of list ?? []) {
+      t.same(await lab.attach(pid, lab.bpf('entry'), `uprobe/${place}`), OK, place);
+    }
+    t.ok(await round(target, 'p'));
+    for (const place of list ?? []) {
+      hits.push(lab.hits(pid, `uprobe/${place}`));
+      t.same(await lab.detach(pid, `uprobe/${place}`), OK);
+    }
+    t.same(hits.sort(), [0, CALLS], 'the program calls one of them');
+    t.notMatch(target.text, /WRONG/);
+    await sameCode(t, pid, before, 'after rm');
+  });
+});
+
+await t.test('an ifunc of a library that comes later', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const library = lab.build(
+      'ifuncs.c',
+      ['-DLIBRARY', '-Dpicked=plugin_work', '-shared', '-fPIC'],
+      {
+        name: 'libpicked.so',
+      },
+    );
+    const target = lab.start(lab.build('loads.c', ['-ldl']));
+    t.ok(await target.says(/ready/), 'the target works');
+    const { pid } = target;
+    const before = codeHash(pid);
+    const file = 'uprobe/libpicked.so:plugin_work';
+    const orders = async (line: string, answer: RegExp) => {
+      target.child.stdin!.write(`${line}\n`);
+      t.ok(await target.says(answer), line);
+    };
+    const state = () => lab.hooks(pid).map((hook) => hook['state']);
+    t.same(await lab.attach(pid, lab.bpf('entry'), file), OK);
+    t.same(state(), ['pending']);
+    await orders(`open ${library}`, /opened/);
+    // The loader tells us before it relocates: then nobody has chosen yet.
+    t.ok(await eventually(() => state()[0] === 'attached'), 'attached when it has been chosen');
+    t.match(lab.hooks(pid)[0]?.['target'], /^libpicked\.so:picked_here$/);
+    await orders('call 7', /called 49/);
+    t.equal(lab.hits(pid, file), 7, 'each call is seen');
+    await orders('close', /closed 0/);
+    t.same(state(), ['pending'], 'it waits again');
+    t.same(await lab.detach(pid, file), OK);
+    await sameCode(t, pid, before, 'after rm');
+  });
+});

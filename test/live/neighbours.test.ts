@@ -98,13 +98,16 @@ await t.test('a daemon that finds it so leaves it so', async (t) => {
     await lab.sh(`${process.execPath} ${main} umount ${first.mountpoint}`);
     const next = lab.start(process.execPath, [main, 'mount', first.mountpoint]);
     t.ok(await next.says(/is mounted on/), 'the next daemon');
-    t.equal(readFileSync(join(first.mountpoint, 'error_log'), 'utf8'), '');
+    const hooks = join(first.mountpoint, 'procs', String(pid), 'hooks/list');
+    const isAdopted = () => readFileSync(hooks, 'utf8').includes(VICTIM);
+    t.ok(await eventually(isAdopted), 'has the hook');
     t.match((await lab.sh(`rm ${file}`)).err, BUSY, 'refuses, too');
     await worksOn(t, target, 'after rm was refused');
     await next.end('SIGTERM');
     await worksOn(t, target, 'when the daemon has ended');
     const last = lab.start(process.execPath, [main, 'mount', first.mountpoint]);
     t.ok(await last.says(/is mounted on/), 'one more');
+    t.ok(await eventually(isAdopted), 'has it, too');
     t.ok((await does(target, 'revert')) > 0);
     t.same(await lab.sh(`rm ${file}`), OK, 'ours goes when theirs has gone');
     await sameCode(t, pid, before, 'after rm');

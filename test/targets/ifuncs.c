@@ -14,7 +14,17 @@ static long picked_here(long x) {
   volatile long y = x;
   return y * 2 + 1;
 }
+#ifdef FICKLE
+// Chooses another one each time that it is asked: whoever binds second has the second.
+static long picked_there(long x) {
+  volatile long y = x, one = 1;
+  return y + y + one;
+}
+static int asked;
+static long (*choose(void))(long) { return asked++ % 2 == 0 ? picked_here : picked_there; }
+#else
 static long (*choose(void))(long) { return picked_here; }
+#endif
 long picked(long x) __attribute__((ifunc("choose")));
 // Never called: its slot leads into the stub of the library that defines the ifunc.
 long picked_by_itself(long x) { return picked(x) + 1; }
