@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mapfile -t sources < <(
-  find native test bench demo \( -name '*.cc' -o -name '*.c' -o -name '*.h' \) -type f | sort
+  find native test bench demo docs \( -name '*.cc' -o -name '*.c' -o -name '*.h' \) -type f | sort
 )
 biome=node_modules/.bin/biome
 if [ "${1:-}" = --check ]; then

@@ -117,6 +117,7 @@ const NAMED_BY: readonly { what: RegExp; by: RegExp; bare?: true }[] = [
   { what: /^test\/native\/.*\.(cc|c)$/, by: /CMakeLists\.txt$/, bare: true },
   { what: /^test\/targets\/.*\.(cc|c|go)$/, by: /\.test\.ts$|\/helpers\/|_test\.cc$/, bare: true },
   { what: /^bench\/.*\.(cc|c)$/, by: /^(bench|scripts)\//, bare: true },
+  { what: /^docs\/vm\/.*\.(cc|c)$/, by: /\.test\.ts$/ },
   { what: /^demo\/.*$/, by: /^(README\.md|scripts\/demo\.sh|CMakeLists\.txt)$/, bare: true },
   { what: /^scripts\/.*\.(sh|ts|txt)$/, by: /^(package\.json|\.ci\/run|scripts\/|test\/)/ },
 ];
