@@ -4,7 +4,7 @@ import { hideBin } from 'yargs/helpers';
 import { doctor } from './cli/doctor.js';
 import { serve, serveBehind } from './cli/mount.js';
 import { umount } from './cli/umount.js';
-import { verifyCommand } from './cli/vm.js';
+import { vmCommand } from './cli/vm-commands.js';
 import { DEFAULT_MOUNTPOINT } from './config.js';
 import { rowsFactories } from './fs/all-rows.js';
 import { VERSION } from './fs/status.js';
@@ -47,22 +47,7 @@ await yargs(argv)
       process.exitCode = doctor();
     },
   )
-  .command('vm', 'the virtual machine by itself: vm verify OBJECT', (command) =>
-    command
-      .command(
-        'verify <object>',
-        'what the verifier says of each program of an object file',
-        (verify) =>
-          verify
-            .positional('object', { type: 'string', demandOption: true })
-            .option('program', { type: 'string', describe: 'only the program of this name' })
-            .option('json', { type: 'boolean', default: false, describe: 'for other programs' }),
-        async (args) => {
-          process.exitCode = await verifyCommand(args);
-        },
-      )
-      .demandCommand(1, 'vm what? (vm verify OBJECT)'),
-  )
+  .command('vm', 'the virtual machine by itself', vmCommand)
   .demandCommand(1, 'a command is needed')
   .strict()
   .version(VERSION)

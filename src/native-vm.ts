@@ -18,8 +18,26 @@ export interface ProgramVerdict {
   timeUs: number;
 }
 
+/** One program, run in this process over a context of its own. */
+export interface TestRun {
+  progId: number;
+  /** Copied to the front of a zeroed context; at most a page. */
+  ctx: Buffer;
+  engine: 'jit' | 'interpreter';
+  /** How often; 1 if it is not given. */
+  repeat?: number;
+}
+
+/** What the last of them returned, and what all took together, by the monotonic clock. */
+export interface TestRunResult {
+  result: bigint;
+  totalNs: bigint;
+}
+
 /** The virtual machine by itself: nothing is kept or attached. */
 export interface NativeVm {
   /** The verifier's answer about each program, or about the one named; on a worker thread. */
   bpfVerify(request: { bytes: Buffer; program?: string }): Promise<ProgramVerdict[]>;
+  /** BPF_PROG_TEST_RUN. The caller waits. @throws E2BIG, ENOENT, ENOMEM */
+  bpfTestRun(request: TestRun): TestRunResult;
 }

@@ -192,8 +192,6 @@ export interface NativeBpf extends NativeVm {
   bpfMapDump(mapId: number, limit: number): { count: number; entries: Buffer };
   /** One record as JSON, as `events` show it; `plan` is from encodePlan() of src/bpf/plan.ts. */
   bpfFormatRecord(plan: Buffer, record: Buffer): string;
-  /** Runs a program once here, for tests: BPF_PROG_TEST_RUN. */
-  bpfTestRun(request: { progId: number; ctx: Buffer; engine: 'jit' | 'interpreter' }): bigint;
 }
 
 // --- target --------------------------------------------------------------------------------------

@@ -109,10 +109,12 @@ await t.test('the manual has every command and option, and doctor is content', a
   t.ok(commands.length >= 3, commands.join(' '));
   for (const command of commands) {
     t.match(page, new RegExp(`^\\.It Cm ${command}$`, 'm'), command);
-    const options = run(command, '--help').stdout.matchAll(/--([\w-]+)/g);
-    for (const [, option = ''] of options) {
+    const help = run(command, '--help').stdout;
+    const nested = [...help.matchAll(/^ {2}bpftimefs (\w+ \w+)/gm)].map((m) => m[1]!.split(' '));
+    const helps = [help, ...nested.map((words) => run(...words, '--help').stdout)].join('\n');
+    for (const [, option = ''] of helps.matchAll(/--([\w-]+)/g)) {
       if (option === 'help' || option === 'version') continue;
-      t.match(page, `-${option}`, `${command} --${option}`);
+      t.match(page, new RegExp(`-${option}\\b`), `${command} --${option}`);
     }
   }
   const { status, stdout } = run('doctor');

@@ -293,9 +293,14 @@ Napi::Value bpf_test_run(const Napi::CallbackInfo& info) {
   run.ctx = {buffer.Data(), buffer.Length()};
   const bool interpret = engine.As<Napi::String>().Utf8Value() == "interpreter";
   run.engine = interpret ? Engine::kInterpreter : Engine::kJit;
+  const Napi::Value repeat = get(request, "repeat");
+  if (repeat.IsNumber()) run.repeat = std::max(1u, repeat.As<Napi::Number>().Uint32Value());
   Result<TestResult> result = test_run(*prog, run);
   if (!result) return throw_failure(env, result.error());
-  return Napi::BigInt::New(env, result->retval);
+  Napi::Object ran = Napi::Object::New(env);
+  ran.Set("result", Napi::BigInt::New(env, result->retval));
+  ran.Set("totalNs", Napi::BigInt::New(env, result->total_ns));
+  return ran;
 }
 
 Napi::Value bpf_format_record(const Napi::CallbackInfo& info) {

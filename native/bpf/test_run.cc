@@ -42,7 +42,8 @@ template <typename Run>
 void run_timed(const TestRun& how, TestResult& result, Run run) {
   const uint64_t start_ns = now_ns();
   for (uint32_t i = 0; i < how.repeat; i++) result.retval = run();
-  result.duration_ns = static_cast<uint32_t>((now_ns() - start_ns) / how.repeat);
+  result.total_ns = now_ns() - start_ns;
+  result.duration_ns = static_cast<uint32_t>(result.total_ns / how.repeat);
 }
 
 }  // namespace

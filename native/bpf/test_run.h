@@ -21,6 +21,7 @@ struct TestRun {
 struct TestResult {
   uint64_t retval = 0;
   uint32_t duration_ns = 0;  // mean of all runs
+  uint64_t total_ns = 0;     // of all runs together
   std::vector<uint8_t> ctx;  // as the program left it
 };
 

@@ -17,7 +17,7 @@ function regs(values: Record<string, bigint>): Buffer {
 function run(object: BpfObjectInfo, name: string, values: Record<string, bigint> = {}): number {
   const prog = object.programs.find((p) => p.name === name);
   if (prog === undefined) throw new Error(`no program ${name}`);
-  const result = native.bpfTestRun({ progId: prog.id, ctx: regs(values), engine: 'jit' });
+  const { result } = native.bpfTestRun({ progId: prog.id, ctx: regs(values), engine: 'jit' });
   return Number(BigInt.asIntN(32, result));
 }
 

@@ -1,0 +1,88 @@
+// `bpftimefs vm run`: a program of an object file in this process, its result and its time.
+import { readFileSync } from 'node:fs';
+import { basename } from 'node:path';
+import { loadObject } from '../attach/load.js';
+import { fail, refusalOf } from '../errors.js';
+import { type BpfObjectInfo, type BpfProgInfo, native } from '../native.js';
+
+/** What was typed. */
+export interface RunArgs {
+  object: string;
+  program: string | undefined;
+  mem: string | undefined;
+  repeat: number;
+  engine: 'jit' | 'interp';
+}
+
+const MEM_BYTES_MAX = 4096; // native/bpf/test_run.cc: a context is a page
+const REPEAT_MAX = 1_000_000_000;
+
+/** A file's bytes. @throws {FsError} with what the kernel says of it */
+function bytesOf(path: string, what: string): Buffer {
+  try {
+    return readFileSync(path);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT') fail('ENOENT', `${path}: no such file (name ${what})`);
+    if (code === 'EISDIR') fail('EISDIR', `${path}: a directory (name ${what})`);
+    if (code === 'EACCES') fail('EACCES', `${path}: you may not read it (see ls -l)`);
+    throw error;
+  }
+}
+
+/** The program that is meant. @throws {FsError} ENOENT none of that name; ENOTUNIQ which one? */
+function programOf(file: string, { programs }: BpfObjectInfo, name?: string): BpfProgInfo {
+  const names = programs.map((program) => program.name).join(', ');
+  if (name === undefined) {
+    const [only, second] = programs;
+    if (only === undefined || second !== undefined) {
+      fail('ENOTUNIQ', `${file}: has ${programs.length} programs (choose by --program: ${names})`);
+    }
+    return only;
+  }
+  const found = programs.find((program) => program.name === name);
+  return found ?? fail('ENOENT', `--program ${name}: no such program in ${file} (it has ${names})`);
+}
+
+/** The two lines of a result. Pure. */
+export function runText(result: bigint, totalNs: bigint, args: RunArgs): string {
+  const perRun = (Number(totalNs) / args.repeat).toFixed(1);
+  const runs = args.repeat === 1 ? '1 run' : `${args.repeat} runs`;
+  const engine = { jit: 'machine code', interp: 'interpreter' }[args.engine];
+  return `result  ${result} (0x${result.toString(16)})\ntime    ${perRun} ns per run, ${runs}, ${engine}\n`;
+}
+
+async function run(args: RunArgs): Promise<string> {
+  const { object, program, mem, repeat, engine } = args;
+  if (!Number.isInteger(repeat) || repeat < 1 || repeat > REPEAT_MAX) {
+    fail('EINVAL', `--repeat ${repeat}: no count of runs (1 to ${REPEAT_MAX})`);
+  }
+  const bytes = bytesOf(object, 'what clang -g -O2 -target bpf -c has made');
+  const ctx = mem === undefined ? Buffer.alloc(0) : bytesOf(mem, 'what the context begins with');
+  if (ctx.length > MEM_BYTES_MAX) {
+    fail('E2BIG', `--mem ${mem}: ${ctx.length} bytes, a context has at most ${MEM_BYTES_MAX}`);
+  }
+  const file = basename(object);
+  const loaded = await loadObject(file, bytes, undefined);
+  const { id } = programOf(file, loaded, program);
+  const { result, totalNs } = native.bpfTestRun({
+    progId: id,
+    ctx,
+    engine: engine === 'jit' ? 'jit' : 'interpreter',
+    repeat,
+  });
+  return runText(result, totalNs, args);
+}
+
+/** Runs and prints. @returns 0, or 1 with the reason on standard error */
+export async function runCommand(args: RunArgs): Promise<number> {
+  try {
+    process.stdout.write(await run(args));
+    return 0;
+  } catch (error) {
+    const refusal = refusalOf(error, args.object);
+    if (!refusal) throw error;
+    process.stderr.write(`bpftimefs: ${refusal.reason}\n`);
+    return 1;
+  }
+}
