@@ -115,7 +115,7 @@ const NAMED_BY: readonly { what: RegExp; by: RegExp; bare?: true }[] = [
   { what: /^native\/.*\.(cc|c|S)$/, by: /(CMakeLists\.txt|\.cmake)$/ },
   { what: /^native\/.*\.h$/, by: /\.(cc|c|h|S)$/ },
   { what: /^test\/native\/.*\.(cc|c)$/, by: /CMakeLists\.txt$/, bare: true },
-  { what: /^test\/targets\/.*\.(cc|c|go)$/, by: /\.test\.ts$|\/helpers\/|_test\.cc$/, bare: true },
+  { what: /^test\/targets\/.*\.(cc|c|go)$/, by: /\.test\.ts$|\/helpers\/|_test\.cc?$/, bare: true },
   { what: /^bench\/.*\.(cc|c)$/, by: /^(bench|scripts)\//, bare: true },
   { what: /^docs\/vm\/.*\.(cc|c)$/, by: /\.test\.ts$/ },
   { what: /^demo\/.*$/, by: /^(README\.md|scripts\/demo\.sh|CMakeLists\.txt)$/, bare: true },

@@ -37,8 +37,12 @@ await t.test('it installs, and may be moved', async (t) => {
 });
 
 await t.test('it exports what its headers declare, and needs libc and libstdc++', async (t) => {
-  const header = readFileSync(join(prefix, 'include/bpftime/vm.h'), 'utf8');
-  const declared = [...header.matchAll(/^BPFTIME_VM_API[^(]*?(\w+)\(/gm)].map((m) => m[1]!);
+  const headers = ['vm.h', 'ubpf.h'].map((name) =>
+    readFileSync(join(prefix, 'include/bpftime', name), 'utf8'),
+  );
+  const declared = [...headers.join('').matchAll(/^BPFTIME_VM_API[^(]*?(\w+)\(/gm)].map(
+    ([, name = '']) => name.replace(/^ubpf_/, 'bpftime_ubpf_'),
+  );
   t.ok(declared.length > 10, declared.join(' '));
   const shared = join(lib, 'libbpftime_vm.so');
   const symbols = (...args: string[]) =>

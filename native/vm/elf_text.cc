@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: MIT
+// ELF-64 with the relocations of the kernel's Documentation/bpf/llvm_reloc.rst. Every offset and
+// index of the file is checked where it is used.
+#include "elf_text.h"
+
+#include <elf.h>
+
+#include <cstring>
+#include <optional>
+
+#include "vm.h"
+
+namespace bpftime {
+
+namespace {
+
+constexpr uint32_t kRelocCall = 10;  // R_BPF_64_32
+constexpr uint8_t kOpCall = 0x85;
+constexpr uint32_t kLocalCall = 1;  // source register of a call within the program
+
+template <typename T>
+std::optional<T> record_at(std::span<const uint8_t> bytes, uint64_t index) {
+  if (index >= bytes.size() / sizeof(T)) return std::nullopt;
+  T record;
+  std::memcpy(&record, bytes.data() + index * sizeof(T), sizeof(T));
+  return record;
+}
+
+std::string text_at(std::span<const uint8_t> strings, uint64_t off) {
+  if (off >= strings.size()) return {};
+  const auto* begin = reinterpret_cast<const char*>(strings.data()) + off;
+  return {begin, strnlen(begin, strings.size() - off)};
+}
+
+class ElfText {
+ public:
+  ElfText(std::span<const uint8_t> file, const HelperByName& helper, std::string& why)
+      : file_(file), helper_(helper), why_(why) {}
+
+  bool link(const std::string& main_name) {
+    return read_sections() && place(main_name) && relocate();
+  }
+  std::vector<uint64_t> slots;
+
+ private:
+  bool refuse(std::string why) {
+    why_ = std::move(why);
+    return false;
+  }
+
+  // Empty when it is not within the file.
+  [[nodiscard]] std::span<const uint8_t> bytes_of(const Elf64_Shdr& section) const {
+    if (section.sh_type == SHT_NOBITS || section.sh_offset > file_.size() ||
+        section.sh_size > file_.size() - section.sh_offset) {
+      return {};
+    }
+    return file_.subspan(section.sh_offset, section.sh_size);
+  }
+
+  [[nodiscard]] static bool is_code(const Elf64_Shdr& section) {
+    return section.sh_type == SHT_PROGBITS && (section.sh_flags & SHF_EXECINSTR) != 0;
+  }
+
+  bool read_sections() {
+    const auto header = record_at<Elf64_Ehdr>(file_, 0);
+    if (!header || std::memcmp(header->e_ident, ELFMAG, SELFMAG) != 0) {
+      return refuse("it is no ELF file");
+    }
+    if (header->e_ident[EI_CLASS] != ELFCLASS64 || header->e_ident[EI_DATA] != ELFDATA2LSB ||
+        header->e_type != ET_REL || header->e_machine != EM_BPF) {
+      return refuse("it is no eBPF object (compile with clang -O2 -target bpf -c)");
+    }
+    if (header->e_shentsize != sizeof(Elf64_Shdr) || header->e_shoff > file_.size()) {
+      return refuse("its table of sections is damaged");
+    }
+    const std::span<const uint8_t> table = file_.subspan(header->e_shoff);
+    for (uint32_t i = 0; i < header->e_shnum; ++i) {
+      const auto section = record_at<Elf64_Shdr>(table, i);
+      if (!section) return refuse("its table of sections is damaged");
+      sections_.push_back(*section);
+    }
+    if (header->e_shstrndx < sections_.size()) names_ = bytes_of(sections_[header->e_shstrndx]);
+    starts_.resize(sections_.size());
+    return true;
+  }
+
+  // The main section, then every other one with code.
+  bool place(const std::string& main_name) {
+    std::vector<size_t> order;
+    for (size_t i = 0; i < sections_.size(); ++i) {
+      if (!is_code(sections_[i]) || sections_[i].sh_size == 0) continue;
+      const bool is_main = text_at(names_, sections_[i].sh_name) == main_name;
+      if (is_main && has_main_) return refuse("it has two sections " + main_name);
+      order.insert(is_main ? order.begin() : order.end(), i);
+      has_main_ |= is_main;
+    }
+    if (!has_main_) return refuse("it has no code in a section " + main_name);
+    for (const size_t i : order) {
+      const std::span<const uint8_t> code = bytes_of(sections_[i]);
+      if (code.empty() || code.size() % 8 != 0) return refuse("a section of code is damaged");
+      if (slots.size() + code.size() / 8 > kInsnCountMax) return refuse("it has too much code");
+      starts_[i] = slots.size();
+      slots.resize(slots.size() + code.size() / 8);
+      std::memcpy(slots.data() + *starts_[i], code.data(), code.size());
+    }
+    return true;
+  }
+
+  bool relocate() {
+    for (const Elf64_Shdr& table : sections_) {
+      if (table.sh_type != SHT_REL && table.sh_type != SHT_RELA) continue;
+      if (table.sh_info >= sections_.size() || !starts_[table.sh_info]) continue;
+      if (table.sh_type == SHT_RELA) return refuse("its relocations are of an unknown form");
+      if (table.sh_link >= sections_.size()) return refuse("its relocations have no symbols");
+      const std::span<const uint8_t> relocations = bytes_of(table);
+      for (uint64_t i = 0; const auto reloc = record_at<Elf64_Rel>(relocations, i); ++i) {
+        if (!apply(*reloc, table.sh_info, sections_[table.sh_link])) return false;
+      }
+    }
+    return true;
+  }
+
+  bool apply(const Elf64_Rel& reloc, uint32_t section, const Elf64_Shdr& symbols) {
+    const auto symbol = record_at<Elf64_Sym>(bytes_of(symbols), ELF64_R_SYM(reloc.r_info));
+    if (!symbol || symbols.sh_link >= sections_.size()) return refuse("a symbol is missing");
+    const std::string name = text_at(bytes_of(sections_[symbols.sh_link]), symbol->st_name);
+    if (ELF64_R_TYPE(reloc.r_info) != kRelocCall) {
+      return refuse("it refers to data or a map, '" + name + "': only code is linked");
+    }
+    if (reloc.r_offset % 8 != 0 || reloc.r_offset >= sections_[section].sh_size) {
+      return refuse("a relocation lies outside of its section");
+    }
+    const uint64_t at = *starts_[section] + reloc.r_offset / 8;
+    if ((slots[at] & 0xff) != kOpCall) return refuse("a call is to be linked where none is");
+    const auto addend = static_cast<int32_t>(slots[at] >> 32);
+    if (symbol->st_shndx == SHN_UNDEF) {
+      const int64_t id = helper_(name);
+      if (id < 0) return refuse("it calls '" + name + "', which is not registered");
+      slots[at] = kOpCall | static_cast<uint64_t>(id) << 32;
+      return true;
+    }
+    if (symbol->st_shndx >= sections_.size() || !starts_[symbol->st_shndx] ||
+        symbol->st_value > sections_[symbol->st_shndx].sh_size) {
+      return refuse("it calls '" + name + "', which is no code");
+    }
+    // Documentation/bpf/llvm_reloc.rst: in slots, and as from the one behind the call. Where it
+    // leads, the validator checks.
+    const int64_t to =
+        static_cast<int64_t>(*starts_[symbol->st_shndx] + symbol->st_value / 8) + addend + 1;
+    const auto distance = static_cast<uint32_t>(to - static_cast<int64_t>(at) - 1);
+    slots[at] = kOpCall | kLocalCall << 12 | static_cast<uint64_t>(distance) << 32;
+    return true;
+  }
+
+  std::span<const uint8_t> file_;
+  const HelperByName& helper_;
+  std::string& why_;
+  std::vector<Elf64_Shdr> sections_;
+  std::vector<std::optional<uint64_t>> starts_;  // slot of each section of code
+  std::span<const uint8_t> names_;
+  bool has_main_ = false;
+};
+
+}  // namespace
+
+std::vector<uint64_t> text_of_elf(std::span<const uint8_t> file, const std::string& main_name,
+                                  const HelperByName& helper, std::string& why) {
+  ElfText text(file, helper, why);
+  if (!text.link(main_name)) return {};
+  return std::move(text.slots);
+}
+
+}  // namespace bpftime
