@@ -30,13 +30,14 @@ struct agent_header {
   u32 sigaction;     /* agent_sigaction(struct probe_frame *) */
   u32 guard_install; /* remote calls: result in rax at the int3 */
   u32 guard_remove;
-  u32 pid_page_off;               /* struct rt_pid_page, inside the data, page aligned */
-  u32 loader_event;               /* agent_loader_event(struct probe_frame *) */
-  u32 go_resume;                  /* agent_go_resume(struct probe_frame *) */
-  u32 mask_site;                  /* agent_mask_site(struct probe_frame *) */
-  u32 clone_site;                 /* agent_clone_site(struct probe_frame *) */
-  u32 any_site;                   /* agent_any_site(struct probe_frame *) */
-  u32 masks_withdraw;             /* a remote call, as guard_install */
+  u32 pid_page_off; /* struct rt_pid_page, inside the data, page aligned */
+  u32 loader_event; /* agent_loader_event(struct probe_frame *) */
+  u32 go_resume;    /* agent_go_resume(struct probe_frame *) */
+  u32 mask_site;    /* agent_mask_site(struct probe_frame *) */
+  u32 clone_site;   /* agent_clone_site(struct probe_frame *) */
+  u32 any_site;     /* agent_any_site(struct probe_frame *) */
+  u32 masks_take;   /* remote calls, as guard_install */
+  u32 masks_withdraw;
   u32 helpers[AGENT_HELPERS_MAX]; /* by BPF_FUNC id; 0 = not offered */
 };
 

@@ -28,7 +28,8 @@ struct rt_env {
   u32 mask_events;  /* modules came, or else something that may change masks unseen */
   u32 mask_settled; /* the last of these behind which the daemon has seen to it that none does */
   u32 mask_lost;    /* 1: masks cannot be followed any more */
-  u32 reserved2;
+  u32 masks_taken;  /* 1: the agent knows all handlers, and calls those in which nothing is blocked
+                     */
 };
 ABI_ASSERT(sizeof(struct rt_env) == 160, "the daemon writes this into targets");
 

@@ -23,6 +23,7 @@
 #define SA_NODEFER_ 0x40000000ull
 #define SA_RESETHAND_ 0x80000000ull
 #define BOTH_SIGNALS ((1ull << (SIG_BUS - 1)) | (1ull << (SIG_SEGV - 1)))
+#define SIGNALS 64
 /* ucontext: flags, link, stack (24 bytes), then struct sigcontext whose 17th word is rip. */
 #define UCONTEXT_RIP_WORD (5 + 16)
 
@@ -38,6 +39,9 @@ static struct {
   u32 phase; /* enum guard_phase */
   u32 lock;
   struct kernel_sigaction wanted[2]; /* SIGBUS, SIGSEGV */
+  /* By signal - 1: handlers in which their own signal is open. The kernel knows agent_open_entry
+   * in their place. */
+  u64 open_handlers[SIGNALS];
 } guard;
 
 __asm__(
@@ -54,8 +58,16 @@ __asm__(
     "1:\n  ret\n"
     "agent_fault_restorer:\n"
     "  mov $15, %eax\n  syscall\n" /* rt_sigreturn */
+    ".hidden agent_open_entry\n"
+    ".globl agent_open_entry\n"
+    "agent_open_entry:\n" /* as agent_fault_entry */
+    "  push %rdi\n  push %rsi\n  push %rdx\n"
+    "  call agent_open_handler\n"
+    "  pop %rdx\n  pop %rsi\n  pop %rdi\n"
+    "  jmp *%rax\n"
     ".popsection\n");
 extern const char agent_fault_entry[] __attribute__((visibility("hidden")));
+extern const char agent_open_entry[] __attribute__((visibility("hidden")));
 extern const char agent_fault_restorer[] __attribute__((visibility("hidden")));
 
 static long sigaction_raw(u32 sig, const struct kernel_sigaction* new,
@@ -77,12 +89,25 @@ static long install_for(u32 sig, const struct kernel_sigaction* theirs) {
   return sigaction_raw(sig, &ours, 0);
 }
 
-static void lock_guard(void) {
+/* With every signal blocked, because a handler may come here as well; the mask as it was. */
+static u64 lock_guard(void) {
+  const u64 all = ~0ull;
+  u64 mask = 0;
+  rt_syscall6(RT_SYS_RT_SIGPROCMASK, 0 /* SIG_BLOCK */, (u64)&all, (u64)&mask, 8, 0, 0);
   while (__atomic_exchange_n(&guard.lock, 1, __ATOMIC_ACQUIRE) != 0) {
     rt_syscall6(__NR_sched_yield, 0, 0, 0, 0, 0, 0);
   }
+  return mask;
 }
-static void unlock_guard(void) { __atomic_store_n(&guard.lock, 0, __ATOMIC_RELEASE); }
+static void unlock_guard(u64 mask) {
+  __atomic_store_n(&guard.lock, 0, __ATOMIC_RELEASE);
+  rt_syscall6(RT_SYS_RT_SIGPROCMASK, 2 /* SIG_SETMASK */, (u64)&mask, 0, 8, 0, 0);
+}
+
+static void lose_masks(void) {
+  rt_store(&rt_env.mask_lost, 1);
+  __atomic_fetch_add(&rt_env.mask_events, 1, __ATOMIC_SEQ_CST);
+}
 
 /* Called on a fault. Returns 0 to go on where rip says, or the program's handler. */
 u64 agent_fault(u64 sig, const s32* info, u64* context) {
@@ -96,6 +121,7 @@ u64 agent_fault(u64 sig, const s32* info, u64* context) {
   struct kernel_sigaction* theirs = wanted_of(sig);
   const u64 handler = theirs->handler;
   if (handler > SIG_IGN_) {
+    if (theirs->flags & SA_NODEFER_) lose_masks();
     if (theirs->flags & SA_RESETHAND_) theirs->handler = SIG_DFL_;
     return handler;
   }
@@ -114,17 +140,67 @@ u64 agent_fault(u64 sig, const s32* info, u64* context) {
 
 /* ---- who may change signal masks: docs/adr/0017-signal-masks.md ----------------------------- */
 
-static void lose_masks(void) {
-  rt_store(&rt_env.mask_lost, 1);
-  __atomic_fetch_add(&rt_env.mask_events, 1, __ATOMIC_SEQ_CST);
+static int is_function(const struct kernel_sigaction* action) { return action->handler > SIG_IGN_; }
+
+/* Nothing would tell that a thread is in it. */
+static int is_open(const struct kernel_sigaction* action) {
+  return is_function(action) && (action->flags & SA_NODEFER_);
 }
 
 /* Bits are only added: a token that is not given costs time, one too many may cost a life. */
 static void note_handler(u64 sig, const struct kernel_sigaction* action) {
-  if (action->handler <= SIG_IGN_ || sig - 1 >= 64) return;
+  if (!is_function(action) || sig - 1 >= SIGNALS) return;
   __atomic_fetch_or(&rt_env.caught, 1ull << (sig - 1), __ATOMIC_SEQ_CST);
-  /* Its own signal is not blocked in it, so nothing tells us that we are in a handler. */
-  if (action->flags & SA_NODEFER_) lose_masks();
+}
+
+/* Before the first handler in which its own signal is open: from now on reads ask. */
+u64 agent_open_handler(u64 sig) {
+  lose_masks();
+  return __atomic_load_n(&guard.open_handlers[sig - 1], __ATOMIC_RELAXED);
+}
+
+/* One rt_sigaction of the program's for a signal that is not a fault's: an open handler is called
+ * through us. A child with borrowed memory has handlers of its own and gets what it asks for. */
+static long exchange_action(u64 sig, const struct kernel_sigaction* new,
+                            struct kernel_sigaction* old) {
+  u64* const known = &guard.open_handlers[sig - 1];
+  const u64 before = __atomic_load_n(known, __ATOMIC_RELAXED);
+  struct kernel_sigaction ours;
+  if (new != 0) note_handler(sig, new);
+  if (new != 0 && is_open(new) && rt_is_memory_borrowed()) {
+    lose_masks();
+  } else if (new != 0 && is_open(new)) {
+    __atomic_store_n(known, new->handler, __ATOMIC_RELAXED);
+    ours = *new;
+    ours.handler = (u64)agent_open_entry;
+    new = &ours;
+  }
+  const long err = sigaction_raw((u32)sig, new, old);
+  if (err != 0) __atomic_store_n(known, before, __ATOMIC_RELAXED);
+  if (err == 0 && old->handler == (u64)agent_open_entry) old->handler = before;
+  return err;
+}
+
+/* The same as agent_sigaction, for the other signals. */
+static u32 other_sigaction(struct probe_frame* frame) {
+  const u64 sig = frame->regs.di;
+  struct kernel_sigaction new = {0, 0, 0, 0};
+  struct kernel_sigaction old = {0, 0, 0, 0};
+  if (!rt_env.masks_taken || sig - 1 >= SIGNALS) return 0;
+  /* The kernel will say the same of it. */
+  if (frame->regs.si != 0 && rt_read_user(&new, frame->regs.si, sizeof new) != 0) return 0;
+  if (!is_open(&new) && __atomic_load_n(&guard.open_handlers[sig - 1], __ATOMIC_RELAXED) == 0) {
+    note_handler(sig, &new);
+    return 0;
+  }
+  const u64 mask = lock_guard();
+  const long err = exchange_action(sig, frame->regs.si != 0 ? &new : 0, &old);
+  unlock_guard(mask);
+  frame->regs.ax = (u64)err;
+  if (err == 0 && frame->regs.dx != 0 && rt_write_user(frame->regs.dx, &old, sizeof old) != 0) {
+    frame->regs.ax = (u64)-RT_EFAULT;
+  }
+  return 1;
 }
 
 /* In front of an rt_sigprocmask system call. */
@@ -164,32 +240,12 @@ u64 agent_any_site(const struct probe_frame* frame) {
   return 0;
 }
 
-/* Which signals have handlers now; masks are not followed when that cannot be asked. */
-static void note_all_handlers(void) {
-  u64 probe = 0;
-  rt_env.mask_lost = 0;
-  rt_env.caught = 0;
-  if (rt_read_by_kernel(&probe, (u64)&rt_env.caught, sizeof probe) != 0) lose_masks();
-  for (u32 sig = 1; sig <= 64; ++sig) {
-    struct kernel_sigaction now = {0, 0, 0, 0};
-    if (sigaction_raw(sig, 0, &now) != 0) lose_masks();
-    note_handler(sig, &now);
-  }
-}
-
 /* Stands in for one rt_sigaction system call: rdi signal, rsi new, rdx old, r10 size of a mask.
  * Returns 1 when it was answered (result in frame->regs.ax), 0 to let the kernel do it. */
 u32 agent_sigaction(struct probe_frame* frame) {
   const u64 sig = frame->regs.di;
   if (frame->regs.r10 != 8) return 0;
-  if (sig != SIG_SEGV && sig != SIG_BUS) {
-    struct kernel_sigaction other;
-    if (rt_env.rseq_cs_off != 0 && frame->regs.si != 0 &&
-        rt_read_user(&other, frame->regs.si, sizeof other) == 0) {
-      note_handler(sig, &other);
-    }
-    return 0;
-  }
+  if (sig != SIG_SEGV && sig != SIG_BUS) return other_sigaction(frame);
   while (__atomic_load_n(&guard.phase, __ATOMIC_ACQUIRE) == GUARD_CHANGING) {
     rt_syscall6(__NR_sched_yield, 0, 0, 0, 0, 0, 0);
   }
@@ -208,18 +264,49 @@ u32 agent_sigaction(struct probe_frame* frame) {
     return 1;
   }
   if (frame->regs.si != 0) note_handler(sig, &new);
-  lock_guard();
+  const u64 mask = lock_guard();
   const struct kernel_sigaction before = *wanted_of(sig);
   if (frame->regs.si != 0) {
     *wanted_of(sig) = new;
     install_for((u32)sig, &new);
   }
-  unlock_guard();
+  unlock_guard(mask);
   frame->regs.ax = 0;
   if (frame->regs.dx != 0 && rt_write_user(frame->regs.dx, &before, sizeof before) != 0) {
     frame->regs.ax = (u64)-RT_EFAULT;
   }
   return 1;
+}
+
+/* Which signals have handlers now; those that are open are called through us from now on. */
+static long take_handlers(void) {
+  u64 probe = 0;
+  rt_env.caught = 0;
+  /* As words are looked at when they are withdrawn. */
+  if (rt_read_by_kernel(&probe, (u64)&rt_env.caught, sizeof probe) != 0) return -RT_EOPNOTSUPP;
+  for (u32 sig = 1; sig <= SIGNALS; ++sig) {
+    struct kernel_sigaction now = {0, 0, 0, 0};
+    const long err = sigaction_raw(sig, 0, &now);
+    if (err != 0) return err;
+    note_handler(sig, &now);
+    if (sig == SIG_SEGV || sig == SIG_BUS || !is_open(&now)) continue;
+    guard.open_handlers[sig - 1] = now.handler;
+    now.handler = (u64)agent_open_entry;
+    if (sigaction_raw(sig, &now, 0) != 0) return -RT_EINVAL;
+  }
+  return 0;
+}
+
+static void give_handlers_back(void) {
+  for (u32 sig = 1; sig <= SIGNALS; ++sig) {
+    struct kernel_sigaction now = {0, 0, 0, 0};
+    const u64 handler = guard.open_handlers[sig - 1];
+    if (handler == 0 || sigaction_raw(sig, 0, &now) != 0) continue;
+    if (now.handler != (u64)agent_open_entry) continue;
+    now.handler = handler;
+    sigaction_raw(sig, &now, 0);
+  }
+  rt_memset(guard.open_handlers, 0, sizeof guard.open_handlers);
 }
 
 /* Called by the daemon on one thread while all stand still and none is in an rt_sigaction call: no
@@ -236,7 +323,6 @@ void agent_guard_install(void) {
   __atomic_store_n(&guard.phase, GUARD_CHANGING, __ATOMIC_RELEASE);
   long err = sigaction_raw(SIG_BUS, 0, &guard.wanted[0]);
   if (err == 0) err = sigaction_raw(SIG_SEGV, 0, &guard.wanted[1]);
-  if (err == 0) note_all_handlers();
   if (err == 0) err = install_for(SIG_BUS, &guard.wanted[0]);
   if (err == 0) err = install_for(SIG_SEGV, &guard.wanted[1]);
   __atomic_store_n(&guard.phase, err == 0 ? GUARD_ON : GUARD_OFF, __ATOMIC_RELEASE);
@@ -255,11 +341,22 @@ void agent_guard_remove(void) {
   const long err = rt_mask_withdraw();
   if (err != 0) finish(err);
   rt_env.rseq_cs_off = 0;
+  rt_env.masks_taken = 0;
+  give_handlers_back();
   __atomic_store_n(&guard.phase, GUARD_CHANGING, __ATOMIC_RELEASE);
   if (is_ours(SIG_BUS)) sigaction_raw(SIG_BUS, &guard.wanted[0], 0);
   if (is_ours(SIG_SEGV)) sigaction_raw(SIG_SEGV, &guard.wanted[1], 0);
   __atomic_store_n(&guard.phase, GUARD_OFF, __ATOMIC_RELEASE);
   finish(0);
+}
+
+/* Signal masks will be followed. */
+void agent_masks_take(void) {
+  const long err = take_handlers();
+  if (err != 0) give_handlers_back();
+  rt_env.mask_lost = 0;
+  rt_env.masks_taken = err == 0;
+  finish(err);
 }
 
 /* The daemon has found sites that change masks and were not seen so far. */

@@ -26,6 +26,7 @@ agent_start:
   .long agent_mask_site - agent_start
   .long agent_clone_site - agent_start
   .long agent_any_site - agent_start
+  .long agent_masks_take - agent_start
   .long agent_masks_withdraw - agent_start
 helpers:
 #define X(id, name, fn) .org helpers + 4 * id; .long fn - agent_start;

@@ -102,6 +102,7 @@ struct MaskSite {
 /// How far signal masks are followed: see native/vm/rt/mask.h.
 struct MaskState {
   bool followed = false;
+  bool taken = false;   // once, since the guard was armed
   bool lost = false;    // they cannot be, as long as the guard is armed
   uint32_t events = 0;  // to settle
 };
@@ -477,6 +478,8 @@ class Session {
   static Result<std::optional<MaskSite>> mask_site(const Function& function,
                                                    const rewrite::SyscallSite& call);
   Result<void> call_agent_within(StoppedProcess* process, uint64_t fn);
+  [[nodiscard]] bool is_in_the_way(const StoppedProcess& process, uint64_t fn) const;
+  [[nodiscard]] std::vector<std::pair<uint64_t, uint64_t>> sigaction_ranges() const;
   [[nodiscard]] std::vector<std::pair<uint64_t, uint64_t>> code_ranges() const;
   Result<std::vector<uint8_t>> original_bytes(uint64_t addr, uint64_t size) const;
   Result<const rewrite::BranchIndex*> branches_of(const Region& text);

@@ -415,17 +415,9 @@ Result<uint64_t> Session::call_agent_alone(uint64_t fn) {
 }
 
 Result<void> Session::call_agent_within(StoppedProcess* process, uint64_t fn) {
-  std::vector<std::pair<uint64_t, uint64_t>> ranges = code_ranges();
-  for (const auto& [addr, site] : sites_) {
-    if (site->request.hooks.empty() || site->request.hooks.front().kind != HookKind::kSigaction) {
-      continue;
-    }
-    const rewrite::SitePlan& plan = site->entry->plan;
-    ranges.emplace_back(plan.site, plan.site + plan.window + 2);
-  }
   const Result<void> same = check_program();
   if (!same) return same;
-  if (process->anyone_inside(ranges)) return fail(EBUSY, "a thread is inside our code");
+  if (is_in_the_way(*process, fn)) return fail(EBUSY, "a thread is inside our code");
   // Not one that is about to go on elsewhere: a borrowed thread goes on where it was.
   const auto& threads = process->threads();
   const auto free = std::find_if(threads.begin(), threads.end(),

@@ -7,10 +7,12 @@
 #include <cstring>
 
 #include "../rewrite/site_plan.h"
+#include "../rewrite/trampoline.h"
 #include "remote_thread.h"
 #include "rseq_check.h"
 #include "session.h"
 #include "session_parts.h"
+#include "stopped_process.h"
 
 namespace bpftime::target {
 
@@ -114,12 +116,51 @@ Result<std::vector<MaskSite>> Session::mask_sites(
   return sites;
 }
 
+// From the sites of rt_sigaction to the ends of their calls, with what lies between of ours.
+std::vector<std::pair<uint64_t, uint64_t>> Session::sigaction_ranges() const {
+  std::vector<std::pair<uint64_t, uint64_t>> ranges;
+  for (const auto& [addr, site] : sites_) {
+    if (site->request.hooks.empty() || site->request.hooks.front().kind != HookKind::kSigaction) {
+      continue;
+    }
+    const Patch& patch = *site->entry;
+    ranges.emplace_back(patch.plan.site, patch.plan.site + patch.plan.window + sizeof kSyscall);
+    ranges.emplace_back(patch.head, patch.head + rewrite::kHeadBytes);
+    ranges.emplace_back(patch.copy, patch.copy + patch.copy_bytes.size());
+    for (const Lane& lane : patch.lanes)
+      ranges.emplace_back(lane.body, lane.body + lane.body_bytes);
+  }
+  return ranges;
+}
+
+// Whether a thread is where it must not be while the agent does this.
+bool Session::is_in_the_way(const StoppedProcess& process, uint64_t fn) const {
+  // The stop itself has taken the tokens of all that run; whoever is about to put one looks next.
+  if (fn == agent_fn(header_.masks_withdraw)) return false;
+  std::vector<std::pair<uint64_t, uint64_t>> calls = sigaction_ranges();
+  if (fn == agent_fn(header_.masks_take)) {
+    // Of a thread inside the agent its stack tells who called.
+    std::vector<std::pair<uint64_t, uint64_t>> ranges = calls;
+    ranges.emplace_back(agent_, agent_ + header_.data_off);
+    const std::vector<uint64_t> pointers = process.code_pointers(ranges);
+    return std::any_of(pointers.begin(), pointers.end(), [&](uint64_t pointer) {
+      return std::any_of(calls.begin(), calls.end(), [pointer](const auto& range) {
+        return pointer >= range.first && pointer < range.second;
+      });
+    });
+  }
+  const std::vector<std::pair<uint64_t, uint64_t>> ours = code_ranges();
+  calls.insert(calls.end(), ours.begin(), ours.end());
+  return process.anyone_inside(calls);
+}
+
 MaskState Session::masks() const {
   rt_env env{};
   MaskState state;
   if (!get(agent_ + header_.env_off, &env, sizeof env)) return state;
   state.events = env.mask_events;
   state.lost = env.mask_lost != 0;
+  state.taken = env.masks_taken != 0;
   state.followed = env.guard_mode == 1 && env.rseq_cs_off != 0 && !state.lost &&
                    env.mask_settled == env.mask_events;
   return state;
@@ -151,21 +192,21 @@ Result<uint64_t> Session::follow_masks(uint32_t events, bool withdraws) {
   if (!alive) return alive.error();
   const MaskState state = masks();
   if (!guard_armed_ || state.lost) return fail(EOPNOTSUPP, "its signal handlers are not known");
-  int64_t offset = 0;
-  const uint64_t env = agent_ + header_.env_off;
-  Result<void> step = get(env + offsetof(rt_env, rseq_cs_off), &offset, sizeof offset);
-  if (!step) return step.error();
+  Result<void> step;
   uint64_t pause_ns = 0;
-  if (offset == 0) {
+  if (!state.taken) {
     // Not before it is known that nothing is settled: from now on the agent may put tokens.
     step = lose_masks();
     if (step.ok()) step = find_rseq();
     if (!step) return step.error();
-  } else if (withdraws) {
-    const Result<uint64_t> withdrawn = call_agent_alone(agent_fn(header_.masks_withdraw));
-    if (!withdrawn) return withdrawn.error();
-    pause_ns = withdrawn.value();
   }
+  if (!state.taken || withdraws) {
+    const uint32_t call = state.taken ? header_.masks_withdraw : header_.masks_take;
+    const Result<uint64_t> called = call_agent_alone(agent_fn(call));
+    if (!called) return called.error();
+    pause_ns = called.value();
+  }
+  const uint64_t env = agent_ + header_.env_off;
   step = put(env + offsetof(rt_env, mask_settled), &events, sizeof events);
   if (!step) return step.error();
   return pause_ns;

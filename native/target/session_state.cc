@@ -256,7 +256,7 @@ bool check(const SessionState& state) {
        {header.env_off, header.state_off, header.map_batch, header.push_return, header.pop_return,
         header.restore_returns, header.ret_stub, header.sigaction, header.guard_install,
         header.guard_remove, header.mask_site, header.clone_site, header.any_site,
-        header.masks_withdraw}) {
+        header.masks_take, header.masks_withdraw}) {
     if (off >= state.agent_bytes) return false;
   }
   if (state.shadows != 0 && !is_range(state.shadows, 4096)) return false;

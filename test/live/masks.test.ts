@@ -5,16 +5,24 @@ import t from 'tap';
 import { codeHash, eventually, Lab, type Running, sameCode } from '../helpers/lab.js';
 
 const CYCLES = 4;
-const ROUNDS = 30;
+const ROUNDS = 10;
+/** For what takes a second or two: other work of the machine must not matter. */
+const PATIENCE_MS = 90_000;
 const OBJECT = 'uprobe/touch';
 const OK = { code: 0, out: '', err: '' };
 
-t.setTimeout(180_000);
+t.setTimeout(900_000);
 
 type T = Parameters<typeof sameCode>[0];
 
 const reads = (lab: Lab, pid: number) => /^reads (.*)$/m.exec(lab.read(pid, 'info'))?.[1];
-const follows = (lab: Lab, pid: number) => eventually(() => reads(lab, pid) === 'followed', 30_000);
+const follows = (lab: Lab, pid: number) =>
+  eventually(() => reads(lab, pid) === 'followed', PATIENCE_MS);
+const livesOn = async (target: Running, rounds = ROUNDS) => {
+  const until = target.round + rounds;
+  await eventually(() => target.round > until || !target.alive, PATIENCE_MS);
+  return target.alive && target.round > until;
+};
 
 /** Reads of good and of bad pointers, by what came of them. */
 function outcomes(lab: Lab, pid: number) {
@@ -29,9 +37,13 @@ function outcomes(lab: Lab, pid: number) {
 
 const EXPECTED = { good: ['ok', 'text ok'], bad: ['fault', 'text fault'] };
 
+/** A thread that does not get the processor in time does not stop in time. */
+const detaches = (lab: Lab, pid: number) =>
+  eventually(async () => (await lab.detach(pid, OBJECT)).code === 0, PATIENCE_MS);
+
 async function begin(lab: Lab, plugin?: string): Promise<Running> {
   const target = lab.start(lab.build('masks.c'), plugin === undefined ? [] : [plugin]);
-  await target.says(/round [1-9]/);
+  await target.says(/round [1-9]/, PATIENCE_MS);
   return target;
 }
 
@@ -47,16 +59,15 @@ await t.test('every change of a mask is seen', async (t) => {
     for (let cycle = 1; cycle <= CYCLES; cycle++) {
       t.same(await lab.attach(target.pid, lab.bpf('reader'), OBJECT), OK, 'attached');
       t.ok(await follows(lab, target.pid), `cycle ${cycle}: reads need no system call`);
-      t.ok(await target.advances(target.round + ROUNDS), `cycle ${cycle}: lives on`);
+      t.ok(await livesOn(target), `cycle ${cycle}: lives on`);
       t.equal(reads(lab, target.pid), 'followed', 'all the time');
       t.same(outcomes(lab, target.pid), EXPECTED, `cycle ${cycle}: every read as it should be`);
-      t.same(await lab.detach(target.pid, OBJECT), OK, 'detached');
+      t.ok(await detaches(lab, target.pid), 'detached');
       await sameCode(t, target.pid, before, `cycle ${cycle}`);
     }
     // Nothing that the kernel would look at is left: threads are preempted, end and begin.
-    const { round } = target;
     await sleep(3000);
-    t.ok(target.round > round, 'lives on without us');
+    t.ok(await livesOn(target), 'lives on without us');
     stillRight(t, target);
   });
 });
@@ -67,12 +78,34 @@ await t.test('a module that comes late changes masks by a call of its own', asyn
     const target = await begin(lab, plugin);
     t.same(await lab.attach(target.pid, lab.bpf('reader'), OBJECT), OK, 'attached');
     t.ok(await follows(lab, target.pid), 'reads need no system call while it is there');
-    t.ok(await target.advances(target.round + ROUNDS), 'lives on');
+    t.ok(await livesOn(target), 'lives on');
     t.ok(await follows(lab, target.pid), 'again, after it was loaded again');
     t.same(outcomes(lab, target.pid), EXPECTED, 'every read as it should be');
-    t.same(await lab.detach(target.pid, OBJECT), OK, 'detached');
-    t.ok(await eventually(() => reads(lab, target.pid) === 'none'), 'out of it');
-    t.ok(await target.advances(), 'lives on without us');
+    t.ok(await detaches(lab, target.pid), 'detached');
+    t.ok(await eventually(() => reads(lab, target.pid) === 'none', PATIENCE_MS), 'out of it');
+    t.ok(await livesOn(target, 1), 'lives on without us');
+    stillRight(t, target);
+  });
+});
+
+await t.test('a handler in which its own signal is open ends it when it is called', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = await begin(lab);
+    t.same(await lab.attach(target.pid, lab.bpf('reader'), OBJECT), OK, 'attached');
+    t.ok(await follows(lab, target.pid), 'reads need no system call as long as none is');
+    target.child.kill('SIGHUP');
+    t.ok(await target.says(/open handler called/, PATIENCE_MS), 'it is called');
+    t.ok(
+      await eventually(() => reads(lab, target.pid) === 'guarded', PATIENCE_MS),
+      'reads ask from now on',
+    );
+    t.ok(await livesOn(target), 'lives on');
+    t.ok(await detaches(lab, target.pid), 'detached');
+    t.ok(await eventually(() => reads(lab, target.pid) === 'none', PATIENCE_MS), 'out of it');
+    const before = target.text.length;
+    target.child.kill('SIGHUP');
+    const again = () => target.text.slice(before).includes('open handler called');
+    t.ok(await eventually(again), 'the program has its own handler back');
     stillRight(t, target);
   });
 });
@@ -81,11 +114,11 @@ await t.test('where masks cannot be followed each read asks', async (t) => {
   await Lab.run(t, async (lab) => {
     // A handler in which its own signal is open: nothing tells that a thread is in it.
     const target = lab.start(lab.build('masks.c', ['-DOPEN_HANDLER'], { name: 'open' }));
-    await target.says(/round [1-9]/);
+    await target.says(/round [1-9]/, PATIENCE_MS);
     t.same(await lab.attach(target.pid, lab.bpf('reader'), OBJECT), OK, 'attached');
     await sleep(2500);
     t.equal(reads(lab, target.pid), 'guarded', 'SA_NODEFER');
-    t.ok(await target.advances(target.round + ROUNDS), 'lives on');
+    t.ok(await livesOn(target), 'lives on');
     t.same(outcomes(lab, target.pid), EXPECTED, 'every read as it should be');
     stillRight(t, target);
   });
@@ -100,7 +133,7 @@ await t.test('a probe on a function that changes the mask comes first', async (t
     for (const name of ['pthread_sigmask', 'vfork', 'sigprocmask', 'syscall', 'pthread_create']) {
       t.same(await lab.attach(target.pid, count, `uprobe/${name}`), OK, `${name} takes a probe`);
     }
-    t.ok(await target.advances(target.round + ROUNDS), 'lives on');
+    t.ok(await livesOn(target), 'lives on');
     t.ok(lab.hits(target.pid, 'uprobe/vfork') > 0, 'it counts');
     t.same(outcomes(lab, target.pid), EXPECTED, 'every read as it should be');
     stillRight(t, target);
