@@ -2,6 +2,7 @@
 // is one probed round beside the mean of the bare rounds before and after it.
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { copyFileSync, readFileSync, unlinkSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type Bench, built } from './bench.js';
 import { lostRecords, nsPerCall, readsSettle } from './probes.js';
 import { type Round, type Server, startNginx, startRedis } from './servers.js';
@@ -11,6 +12,8 @@ const SERVER_ROUNDS = 5;
 const WRK_SECONDS = 2;
 const REDIS_REQUESTS = 1_000_000;
 const MALLOC_ROUNDS = 15;
+const READS_WAIT_MS = 4000;
+const READS_POLL_MS = 50;
 
 /** Who probes. */
 export type Prober = 'ours' | 'kernel';
@@ -30,6 +33,14 @@ function hitsOf(list: string): number[] {
   return rows.map((row) => Number(row.split(/\s+/)[column]));
 }
 
+/** Reads cost a system call until signal masks are followed, which begins behind the attach. */
+async function readsSettled(info: string): Promise<void> {
+  for (let waited = 0; waited < READS_WAIT_MS; waited += READS_POLL_MS) {
+    if (!/^reads +guarded$/m.test(readFileSync(info, 'utf8'))) return;
+    await sleep(READS_POLL_MS);
+  }
+}
+
 /** With somebody who follows `events`, as a person who traces would. */
 const attachOurs = (bench: Bench): Attach => {
   return async (pid, object) => {
@@ -38,6 +49,7 @@ const attachOurs = (bench: Bench): Attach => {
     const events = await bench.proc(pid, 'events');
     const maps = await bench.proc(pid, 'maps');
     copyFileSync(built(`${object}.bpf.o`), file);
+    await readsSettled(await bench.proc(pid, 'info'));
     const reader = spawn('taskset', ['-c', '0', 'cat', events], { stdio: 'ignore' });
     await readsSettle(await bench.proc(pid, 'info'));
     return async () => {
