@@ -137,6 +137,8 @@ await t.test('the next daemon goes on with hooks of every kind', async (t) => {
     t.same(await line.cp(lab.bpf('reader'), pid, 'uprobe/write,reads'), OK);
     t.same(await line.cp(lab.bpf('probe'), pid, 'uprobe/usleep'), OK, 'return probes');
     const listed = line.hooks(pid).map(([id, kind, , , , ...rest]) => [id, kind, ...rest]);
+    // Signal masks are followed a moment after the first reader.
+    await eventually(() => !/^reads +guarded$/m.test(line.read(pid, 'info')));
     const info = line.read(pid, 'info');
     target.child.stdin?.write('go\n');
     await eventually(() => entry(line.read(pid, 'maps/hashed/entries'), '7') > 100);
@@ -156,7 +158,9 @@ await t.test('the next daemon goes on with hooks of every kind', async (t) => {
     );
     for (const key of ['reads', 'hooks', 'sites']) {
       const of = (text: string) => new RegExp(`^${key} .*$`, 'm').exec(text)?.[0];
-      t.equal(of(line.read(pid, 'info')), of(info), `info: ${key}`);
+      const now = () => of(line.read(pid, 'info'));
+      await eventually(() => now() === of(info));
+      t.equal(now(), of(info), `info: ${key}`);
     }
     const same = await lab.sh(`cmp ${lab.bpf('tally')} ${line.file(pid, 'uprobe/work')}`);
     t.equal(same.code, 0, 'files read back');
