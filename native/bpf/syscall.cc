@@ -13,6 +13,7 @@
 #include <cstdarg>
 #include <cstring>
 
+#include "../base/raw_syscall.h"
 #include "commands.h"
 
 namespace bpftime {
@@ -60,18 +61,6 @@ constexpr Entry kCommands[] = {
     {BPF_ITER_CREATE, cmd_unsupported},
     {BPF_LINK_DETACH, cmd_unsupported},
 };
-
-long raw_syscall(long nr, const long (&a)[6]) {
-  register long r10 __asm__("r10") = a[3];
-  register long r8 __asm__("r8") = a[4];
-  register long r9 __asm__("r9") = a[5];
-  long ret;
-  __asm__ volatile("syscall"
-                   : "=a"(ret)
-                   : "a"(nr), "D"(a[0]), "S"(a[1]), "d"(a[2]), "r"(r10), "r"(r8), "r"(r9)
-                   : "rcx", "r11", "memory");
-  return ret;
-}
 
 }  // namespace
 

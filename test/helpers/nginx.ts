@@ -23,6 +23,12 @@ export interface Nginx {
   master: Running;
 }
 
+/** Where nginx keeps what it would keep in the system's directories. */
+export const tempPaths = (dir: string): string =>
+  ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
+    .map((name) => `${name}_temp_path ${dir}/tmp_${name};`)
+    .join(' ');
+
 /** Starts nginx with TLS; `/page.html` answers with `body`. */
 export async function startNginx(lab: Lab, body: string): Promise<Nginx> {
   const dir = lab.scratch;
@@ -33,14 +39,11 @@ export async function startNginx(lab: Lab, body: string): Promise<Nginx> {
   const kind = ['-newkey', 'rsa:2048', '-nodes'];
   execFileSync('openssl', ['req', '-x509', ...kind, ...subject, ...files], { stdio: 'ignore' });
   const port = await freePort();
-  const temps = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
-    .map((name) => `${name}_temp_path ${dir}/tmp_${name};`)
-    .join(' ');
   writeFileSync(
     join(dir, 'nginx.conf'),
     `daemon off; worker_processes 1; pid ${dir}/nginx.pid; error_log ${dir}/error.log;
      user root; events { worker_connections 256; }
-     http { access_log off; ${temps}
+     http { access_log off; ${tempPaths(dir)}
        server { listen 127.0.0.1:${port} ssl; root ${dir}/html; keepalive_requests 100000000;
          ssl_certificate ${dir}/cert.pem; ssl_certificate_key ${dir}/key.pem; } }\n`,
   );

@@ -5,7 +5,7 @@ import { connect } from 'node:net';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { codeHash, eventually, Lab, type Running, sameCode } from '../helpers/lab.js';
-import { freePort } from '../helpers/nginx.js';
+import { freePort, tempPaths } from '../helpers/nginx.js';
 
 t.setTimeout(180_000);
 
@@ -69,14 +69,11 @@ async function follow(t: Test, lab: Lab, pid: number, value: string): Promise<vo
 async function nginx(lab: Lab): Promise<{ master: Running; port: number }> {
   const dir = lab.scratch;
   const port = await freePort();
-  const temps = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
-    .map((name) => `${name}_temp_path ${dir}/tmp_${name};`)
-    .join(' ');
   writeFileSync(
     join(dir, 'nginx.conf'),
     `daemon off; worker_processes 2; pid ${dir}/nginx.pid; error_log ${dir}/error.log notice;
      user root; events { worker_connections 64; }
-     http { log_format who '$pid'; access_log ${dir}/access.log who; ${temps}
+     http { log_format who '$pid'; access_log ${dir}/access.log who; ${tempPaths(dir)}
        server { listen 127.0.0.1:${port}; return 200 "it is $pid\\n"; } }\n`,
   );
   const master = lab.start('nginx', ['-p', dir, '-c', join(dir, 'nginx.conf')]);

@@ -16,6 +16,7 @@
 #include <map>
 #include <string>
 
+#include "base/raw_syscall.h"
 #include "tap.h"
 #include "vm/verify/contracts.h"
 #include "vm/verify/verify.h"
@@ -25,18 +26,6 @@
 namespace {
 
 using namespace bpftime;
-
-long raw_syscall(long nr, const long (&a)[6]) {
-  register long r10 __asm__("r10") = a[3];
-  register long r8 __asm__("r8") = a[4];
-  register long r9 __asm__("r9") = a[5];
-  long ret;
-  __asm__ volatile("syscall"
-                   : "=a"(ret)
-                   : "a"(nr), "D"(a[0]), "S"(a[1]), "d"(a[2]), "r"(r10), "r"(r8), "r"(r9)
-                   : "rcx", "r11", "memory");
-  return ret;
-}
 
 long kernel_bpf(uint32_t cmd, bpf_attr* attr, uint32_t size) {
   return raw_syscall(__NR_bpf, {static_cast<long>(cmd), reinterpret_cast<long>(attr),
