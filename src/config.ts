@@ -48,9 +48,13 @@ export const COVERAGE_FILES_MAX = 256;
 /** Milliseconds that `info` waits for the coverage of a module that nobody asked for before. */
 export const COVERAGE_WAIT_MS = 1500;
 
-/** Milliseconds between attempts to take the agent out: the first pause, and the longest. */
+/**
+ * Milliseconds between attempts to take the agent out: the first pause, and the longest; and
+ * between looks, which stop nobody, whether a thread that sleeps inside has woken up.
+ */
 export const LEAVE_RETRY_MS = 20;
-export const LEAVE_RETRY_MAX_MS = 2000;
+export const LEAVE_RETRY_MAX_MS = 10_000;
+export const LEAVE_LOOK_MS = 300;
 
 /** Milliseconds between looks for entered processes that ended. */
 export const SWEEP_MS = 1000;

@@ -78,10 +78,12 @@ export interface NativeMasks {
   targetMasks(session: number): Promise<{ followed: boolean; lost: boolean; events: number }>;
   /**
    * All sites of the modules that were there at `events` are diverted, some of them since the last
-   * time if `withdraws`. Rejects with EBUSY (a thread is inside our code), EOPNOTSUPP. Nanoseconds
-   * of the stop.
+   * time if `withdraws`. Rejects with EBUSY (a thread is inside our code), EOPNOTSUPP, ESTALE (see
+   * targetVanishedMaskSites). Nanoseconds of the stop.
    */
   targetFollowMasks(session: number, events: number, withdraws: boolean): Promise<number>;
+  /** Diverted sites whose module went and came again, so that they are not diverted any more. */
+  targetVanishedMaskSites(session: number): Promise<BigUint64Array>;
   /** Back to one system call for each read. */
   targetLoseMasks(session: number): Promise<void>;
 }

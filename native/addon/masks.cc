@@ -99,6 +99,19 @@ Napi::Value target_follow_masks(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value target_vanished_mask_sites(const Napi::CallbackInfo& info) {
+  const uint32_t id = session_argument(info);
+  return run(info.Env(), [id](Answer* answer) {
+    const Session* session = session_of(id, answer);
+    if (session == nullptr) return;
+    answer->value = [addrs = session->vanished_mask_sites()](Napi::Env env) {
+      Napi::BigUint64Array out = Napi::BigUint64Array::New(env, addrs.size());
+      std::copy(addrs.begin(), addrs.end(), out.Data());
+      return out;
+    };
+  });
+}
+
 Napi::Value target_lose_masks(const Napi::CallbackInfo& info) {
   const uint32_t id = session_argument(info);
   return run(info.Env(), [id](Answer* answer) {
@@ -114,6 +127,7 @@ void init_masks(Napi::Env env, Napi::Object exports) {
   exports.Set("targetMaskSites", Napi::Function::New<target_mask_sites>(env));
   exports.Set("targetMasks", Napi::Function::New<target_masks>(env));
   exports.Set("targetFollowMasks", Napi::Function::New<target_follow_masks>(env));
+  exports.Set("targetVanishedMaskSites", Napi::Function::New<target_vanished_mask_sites>(env));
   exports.Set("targetLoseMasks", Napi::Function::New<target_lose_masks>(env));
 }
 

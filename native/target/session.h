@@ -33,6 +33,7 @@
 #include "journal.h"
 #include "load_watch.h"
 #include "proc_maps.h"
+#include "standstill.h"
 
 namespace bpftime::target {
 
@@ -188,7 +189,8 @@ class Session {
   /// of rt_sigaction must be diverted (kSigaction) before, in one batch; apply() does this itself,
   /// in the same stop, if it can. EBUSY: a thread is in one; ask again. Nanoseconds of the stop.
   Result<uint64_t> arm_guard();
-  /// Gives the signals back. EBUSY while a thread is inside our code.
+  /// Gives the signals back. EBUSY while a thread is inside our code; EALREADY, without a stop,
+  /// while those that were have not run since.
   Result<void> disarm_guard();
 
   /// The sites in some functions through which masks may change. EOPNOTSUPP when one of them makes
@@ -198,6 +200,9 @@ class Session {
   /// Addresses in [start, end) at which the bytes of a `syscall` instruction stand.
   Result<std::vector<uint64_t>> syscall_bytes(uint64_t start, uint64_t end) const;
   [[nodiscard]] MaskState masks() const;
+  /// Diverted places of the two kinds that are not diverted any more: their module went, and came
+  /// again before anybody looked.
+  [[nodiscard]] std::vector<uint64_t> vanished_mask_sites() const;
   /// All sites of the modules that were there at `events` are diverted (kMaskSite), some of them
   /// since the last time if `withdraws`: reads need no system call any more. EBUSY: a thread is
   /// inside our code; EOPNOTSUPP: kernel, libc or program do not let us. Nanoseconds of the stop.
@@ -212,7 +217,7 @@ class Session {
   void settle_loads(uint32_t event);
 
   /// Takes everything of ours out. All sites must be gone before. EBUSY while a thread is inside:
-  /// ask again later.
+  /// ask again later; EALREADY, without a stop, while those that were have not run since.
   Result<void> leave();
 
   /// ESRCH when the process ended, ESTALE when it has become another program (exec).
@@ -478,7 +483,7 @@ class Session {
   static Result<std::optional<MaskSite>> mask_site(const Function& function,
                                                    const rewrite::SyscallSite& call);
   Result<void> call_agent_within(StoppedProcess* process, uint64_t fn);
-  [[nodiscard]] bool is_in_the_way(const StoppedProcess& process, uint64_t fn) const;
+  [[nodiscard]] bool is_in_the_way(const StoppedProcess& process, uint64_t fn);
   [[nodiscard]] std::vector<std::pair<uint64_t, uint64_t>> sigaction_ranges() const;
   [[nodiscard]] std::vector<std::pair<uint64_t, uint64_t>> code_ranges() const;
   Result<std::vector<uint8_t>> original_bytes(uint64_t addr, uint64_t size) const;
@@ -506,7 +511,10 @@ class Session {
   void retire_body(const Site& site, uint64_t head, const Lane& lane);
   void drop_fresh(Site* site);
   Result<uint64_t> recycle(bool now = false);
+  void tell(StoppedProcess* process) const;
   Result<std::vector<uint64_t>> look_inside(std::set<uint32_t>* returning, uint64_t* pause_ns);
+  Result<void> is_left();
+  Result<void> way_is_free();
   void free_retired(const std::vector<uint64_t>& pointers, const std::set<uint32_t>& returning,
                     std::vector<std::pair<uint64_t, uint64_t>>* unmapped);
   void free_landing(const std::pair<uint64_t, uint64_t>& range,
@@ -564,6 +572,9 @@ class Session {
   std::map<uint64_t, TextIndex> text_indexes_;           // by start of the mapping
   std::vector<std::pair<uint64_t, uint64_t>> landings_;  // ranges, one per landing; may coincide
   bool no_stop_ = false;
+  // Who is inside of what no code leads to any more; nothing: it must be looked for.
+  std::optional<Standstill> inside_;
+  Standstill in_the_way_;                // of what waits until nobody is inside
   std::vector<Piece> taken_;             // by the apply() that is under way
   std::map<uint32_t, Retired> retired_;  // by site id
   uint64_t retired_bytes_ = 0;

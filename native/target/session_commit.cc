@@ -40,6 +40,7 @@ std::vector<uint8_t> jump_bytes(uint64_t from, uint64_t to, uint32_t window) {
 
 Result<ApplyReport> Session::apply(const std::vector<SiteRequest>& requests,
                                    uint64_t* reason_site) {
+  inside_.reset();  // code may lead there again
   Result<ApplyReport> done = try_apply(requests, reason_site);
   // The place where a jump of one byte leads is given: who is on his way through it is waited for.
   for (int attempt = 0; attempt < kLandingAttempts; ++attempt) {
@@ -165,6 +166,10 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
                                  [&](const Change& change) { return needs_stop(change); });
   const bool unguards = std::any_of(changes->begin(), changes->end(), unguards_unwinder);
   if (no_stop_ && stops) return fail(EBUSY, kWouldStop);
+  if (unguards) {
+    const Result<void> free = way_is_free();
+    if (!free) return free.error();
+  }
   if (!stops && unguards) {
     const Result<void> settled = returns_are_settled();
     if (!settled) return settled.error();
@@ -177,8 +182,11 @@ Result<ApplyReport> Session::commit(std::vector<Change>* changes) {
     const Result<void> as_planned = check_bytes(&change, false);
     if (!as_planned) return as_planned.error();
   }
-  if (unguards && (process.anyone_inside(code_ranges()) || !live_return_sites().empty())) {
-    return fail(EBUSY, "a probed function has not returned yet");
+  if (unguards) {
+    in_the_way_.clear();
+    if (process.anyone_inside(code_ranges(), &in_the_way_) || !live_return_sites().empty()) {
+      return fail(EBUSY, "a probed function has not returned yet");
+    }
   }
   size_t done = 0;
   Result<void> wrote = write_go_resumes(*changes);

@@ -445,6 +445,8 @@ Result<void> Session::disarm_guard() {
   const Result<void> alive = check_alive();
   if (!alive) return alive;
   if (!guard_armed_) return {};
+  const Result<void> free = way_is_free();
+  if (!free) return free;
   const Result<uint64_t> done = call_agent_alone(agent_fn(header_.guard_remove));
   if (done.ok()) guard_armed_ = false;
   save();
@@ -482,12 +484,8 @@ Result<void> Session::leave() {
   if (!alive) return alive;  // ESRCH, ESTALE: its memory went with it
   std::vector<std::pair<uint64_t, uint64_t>> ranges = code_ranges();
   // No code leads there any more, so the only way in is a return that was hijacked before.
-  std::set<uint32_t> returning;
-  uint64_t pause_ns = 0;
-  const Result<std::vector<uint64_t>> inside = look_inside(&returning, &pause_ns);
-  if (!inside) return inside.error();
-  if (!inside.value().empty()) return fail(EBUSY, "a thread is still inside probed code");
-  if (!returning.empty()) return fail(EBUSY, "a probed function has not returned yet");
+  const Result<void> left = is_left();
+  if (!left) return left;
   for (const auto& [id, addr] : map_addrs_) {
     const auto it = map_bytes_.find(id);
     if (it != map_bytes_.end()) ranges.emplace_back(addr, addr + it->second);

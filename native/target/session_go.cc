@@ -133,9 +133,8 @@ Result<std::unique_ptr<StoppedProcess>> Session::stop_for_commit() const {
     auto stopped = StoppedProcess::stop(pid_);
     if (!stopped) return stopped;
     StoppedProcess* process = stopped.value().get();
-    process->know(regions_, main_stack_);
+    tell(process);
     if (go_pool_ == 0) return stopped;
-    process->look_no_further_than(kGoStackScanBytes);
     if (!is_go_resuming(process)) return stopped;
     if (attempt == kResumeAttempts) return fail(EBUSY, "goroutines are preempted all the time");
     stopped.value()->release();

@@ -134,7 +134,7 @@ std::vector<std::pair<uint64_t, uint64_t>> Session::sigaction_ranges() const {
 }
 
 // Whether a thread is where it must not be while the agent does this.
-bool Session::is_in_the_way(const StoppedProcess& process, uint64_t fn) const {
+bool Session::is_in_the_way(const StoppedProcess& process, uint64_t fn) {
   // The stop itself has taken the tokens of all that run; whoever is about to put one looks next.
   if (fn == agent_fn(header_.masks_withdraw)) return false;
   std::vector<std::pair<uint64_t, uint64_t>> calls = sigaction_ranges();
@@ -151,7 +151,8 @@ bool Session::is_in_the_way(const StoppedProcess& process, uint64_t fn) const {
   }
   const std::vector<std::pair<uint64_t, uint64_t>> ours = code_ranges();
   calls.insert(calls.end(), ours.begin(), ours.end());
-  return process.anyone_inside(calls);
+  in_the_way_.clear();
+  return process.anyone_inside(calls, &in_the_way_);
 }
 
 MaskState Session::masks() const {
@@ -164,6 +165,22 @@ MaskState Session::masks() const {
   state.followed = env.guard_mode == 1 && env.rseq_cs_off != 0 && !state.lost &&
                    env.mask_settled == env.mask_events;
   return state;
+}
+
+std::vector<uint64_t> Session::vanished_mask_sites() const {
+  std::vector<uint64_t> addrs;
+  for (const auto& [addr, site] : sites_) {
+    const auto& hooks = site->request.hooks;
+    const bool counts = std::any_of(hooks.begin(), hooks.end(), [](const HookRequest& hook) {
+      return hook.kind == HookKind::kMaskSite || hook.kind == HookKind::kSigaction;
+    });
+    if (!counts || site->entry == nullptr || !site->entry->on) continue;
+    const Patch& patch = *site->entry;
+    std::vector<uint8_t> seen(patch.new_bytes.size());
+    const bool is_there = get(patch.plan.site, seen.data(), seen.size()).ok();
+    if (!is_there || seen != patch.new_bytes) addrs.push_back(addr);
+  }
+  return addrs;
 }
 
 // Where a thread's word is. A thread whose word is elsewhere sees that ours is never cleared.
@@ -206,6 +223,8 @@ Result<uint64_t> Session::follow_masks(uint32_t events, bool withdraws) {
     if (!called) return called.error();
     pause_ns = called.value();
   }
+  // What came after `events` is another event, and not believed; what went before it must be seen.
+  if (!vanished_mask_sites().empty()) return fail(ESTALE, "a module came again meanwhile");
   const uint64_t env = agent_ + header_.env_off;
   step = put(env + offsetof(rt_env, mask_settled), &events, sizeof events);
   if (!step) return step.error();

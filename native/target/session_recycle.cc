@@ -6,6 +6,7 @@
 // old slots into old images. Coroutines that are suspended inside our code by a signal handler
 // which switches stacks are on no thread's stack and would be missed; see docs/known-limits.md.
 #include <algorithm>
+#include <utility>
 
 #include "session.h"
 #include "session_parts.h"
@@ -63,25 +64,68 @@ void Session::retire_body(const Site& site, uint64_t head, const Lane& lane) {
   retire(site, lane.body + kShared, lane.body_bytes - kShared);
 }
 
+void Session::tell(StoppedProcess* process) const {
+  process->know(regions_, main_stack_);
+  if (go_pool_ != 0) process->expect_go_stacks(go_offset_, kGoStackScanBytes);
+}
+
 /// Where threads execute in our code or may come back to it, and the sites to which functions will
 /// return. `pause_ns`: how long threads stood still, with no_stop the longest of any one.
 Result<std::vector<uint64_t>> Session::look_inside(std::set<uint32_t>* returning,
                                                    uint64_t* pause_ns) {
-  const uint64_t stack_bytes = go_pool_ != 0 ? kGoStackScanBytes : 0;
   if (no_stop_) {
     // First: who returns from now on is inside when it is looked at, or was looked for here.
     *returning = live_return_sites();
-    return StoppedProcess::visit(pid_, code_ranges(), regions_, main_stack_, stack_bytes, pause_ns);
+    Result<StoppedProcess::Visit> visit = StoppedProcess::visit(
+        pid_, {}, code_ranges(), [this](StoppedProcess* process) { tell(process); });
+    if (!visit) return visit.error();
+    *pause_ns = visit.value().longest_ns;
+    return std::move(visit.value().pointers);
   }
   auto stopped = StoppedProcess::stop(pid_);
   if (!stopped) return stopped.error();
-  stopped.value()->know(regions_, main_stack_);
-  if (stack_bytes != 0) stopped.value()->look_no_further_than(stack_bytes);
-  std::vector<uint64_t> pointers = stopped.value()->code_pointers(code_ranges());
+  tell(stopped.value().get());
+  in_the_way_.clear();
+  std::vector<uint64_t> pointers = stopped.value()->code_pointers(code_ranges(), &in_the_way_);
   // While everybody waits: one that returned a moment ago would be inside.
   *returning = live_return_sites();
   *pause_ns = stopped.value()->release();
   return pointers;
+}
+
+/// Whether anybody is inside of what no code leads to any more, or will return there. Threads are
+/// looked at one by one, and again only those that were inside, once they have run: EALREADY while
+/// none has.
+Result<void> Session::is_left() {
+  if (!live_return_sites().empty()) {
+    // Who returns from now on is inside for a while: all are looked at then.
+    inside_.reset();
+    return fail(EALREADY, "a probed function has not returned yet");
+  }
+  std::vector<pid_t> only;
+  if (inside_) {
+    if (inside_->empty()) return {};
+    only = inside_->moved();
+    if (only.empty()) return fail(EALREADY, "a thread sleeps inside probed code");
+    inside_->forget(only);
+  }
+  // What a look that fails has not seen is looked at again, with all.
+  std::optional<Standstill> rest = std::exchange(inside_, std::nullopt);
+  Result<StoppedProcess::Visit> visit = StoppedProcess::visit(
+      pid_, only, code_ranges(), [this](StoppedProcess* process) { tell(process); });
+  if (!visit) return visit.error();
+  inside_ = std::move(rest);
+  if (!inside_) inside_.emplace();
+  inside_->add(visit.value().who);
+  if (inside_->empty()) return {};
+  return fail(EBUSY, "a thread is still inside probed code");
+}
+
+/// EALREADY while none of those has run that were in the way when everybody stood still.
+Result<void> Session::way_is_free() {
+  if (!live_return_sites().empty()) return fail(EALREADY, "a probed function has not returned yet");
+  if (in_the_way_.empty() || !in_the_way_.moved().empty()) return {};
+  return fail(EALREADY, "a thread sleeps inside our code");
 }
 
 /// Frees what it can when enough has come together. Nanoseconds that all threads stood still.

@@ -111,31 +111,35 @@ Result<void> StoppedProcess::stop_all() {
   return fail(ETIMEDOUT, "the process creates threads faster than they can be stopped");
 }
 
-Result<std::vector<uint64_t>> StoppedProcess::visit(
-    pid_t pid, const std::vector<std::pair<uint64_t, uint64_t>>& ranges,
-    const std::vector<Region>& regions, uint64_t main_stack, uint64_t stack_bytes,
-    uint64_t* longest_ns) {
+Result<StoppedProcess::Visit> StoppedProcess::visit(
+    pid_t pid, const std::vector<pid_t>& only,
+    const std::vector<std::pair<uint64_t, uint64_t>>& ranges, const Tell& tell) {
   reap_late_stops();
   const UrgentScope urgent;
-  const std::vector<pid_t> tids = read_threads(pid);
-  if (tids.empty()) return fail(ESRCH, "the process ended");
-  std::vector<uint64_t> found;
-  // Threads that are created meanwhile begin outside, and no code leads in.
-  for (const pid_t tid : tids) {
-    StoppedProcess one(pid);
-    one.know(regions, main_stack);
-    if (stack_bytes != 0) one.look_no_further_than(stack_bytes);
-    std::vector<pid_t> seized;
-    Result<void> step = one.seize_these({tid}, &seized);
-    one.started_ns_ = now_ns();
-    if (step.ok()) step = one.stop_these(seized);
-    if (!step) return step.error();
-    if (one.threads_.empty()) continue;
-    const std::vector<uint64_t> here = one.code_pointers(ranges);
-    *longest_ns = std::max(*longest_ns, one.release());
-    found.insert(found.end(), here.begin(), here.end());
+  Visit found;
+  std::unordered_set<pid_t> known;
+  // A thread that is created meanwhile begins inside if the system call that creates it stands
+  // there: until a list brings no news, somebody may be missed.
+  for (int round = 0; round < kRoundsMax; ++round) {
+    std::vector<pid_t> tids = only.empty() ? read_threads(pid) : only;
+    if (tids.empty()) return fail(ESRCH, "the process ended");
+    std::erase_if(tids, [&](pid_t tid) { return !known.insert(tid).second; });
+    if (tids.empty()) return found;
+    for (const pid_t tid : tids) {
+      StoppedProcess one(pid);
+      tell(&one);
+      std::vector<pid_t> seized;
+      Result<void> step = one.seize_these({tid}, &seized);
+      one.started_ns_ = now_ns();
+      if (step.ok()) step = one.stop_these(seized);
+      if (!step) return step.error();
+      if (one.threads_.empty()) continue;
+      const std::vector<uint64_t> here = one.code_pointers(ranges, &found.who);
+      found.longest_ns = std::max(found.longest_ns, one.release());
+      found.pointers.insert(found.pointers.end(), here.begin(), here.end());
+    }
   }
-  return found;
+  return fail(ETIMEDOUT, "the process creates threads faster than they can be looked at");
 }
 
 // ESRCH is no failure: a thread may end between the list and the stop.
@@ -187,10 +191,29 @@ uint64_t StoppedProcess::release() {
   return now_ns() - started_ns_;
 }
 
+// What the g of a Go thread says of the stack on which it runs; 0: nothing (the thread is not Go's,
+// or runs on another stack). runtime.g begins with stack.lo and stack.hi.
+uint64_t StoppedProcess::go_stack_end(const Thread& thread) const {
+  const auto read = [&](uint64_t at, void* out, size_t size) {
+    const iovec local{out, size};
+    const iovec remote{reinterpret_cast<void*>(at), size};
+    return process_vm_readv(thread.tid, &local, 1, &remote, 1, 0) == static_cast<ssize_t>(size);
+  };
+  const uint64_t slot = thread.regs.fs_base + static_cast<uint64_t>(*g_offset_);
+  uint64_t g = 0, bounds[2] = {0, 0};
+  if (!read(slot, &g, sizeof g) || !read(g, bounds, sizeof bounds)) return 0;
+  const uint64_t sp = thread.regs.rsp;
+  return bounds[0] <= sp && sp < bounds[1] ? bounds[1] : 0;
+}
+
 // Where the frames of a thread's stack end at the latest; 0: not known. glibc and musl keep what
 // the thread pointer points at, some kilobytes, at the top of the stacks that they make.
 uint64_t StoppedProcess::stack_end(const Thread& thread) const {
   const uint64_t sp = thread.regs.rsp;
+  if (g_offset_) {
+    const uint64_t end = go_stack_end(thread);
+    if (end != 0) return end;
+  }
   for (int attempt = 0; attempt < 2; ++attempt) {
     const auto above =
         std::upper_bound(regions_.begin(), regions_.end(), sp,
@@ -248,21 +271,26 @@ bool StoppedProcess::any_stack(const std::function<bool(const Stack&)>& matches)
   return false;
 }
 
-bool StoppedProcess::anyone_inside(const std::vector<std::pair<uint64_t, uint64_t>>& ranges) const {
-  return !code_pointers(ranges).empty();
+bool StoppedProcess::anyone_inside(const std::vector<std::pair<uint64_t, uint64_t>>& ranges,
+                                   Standstill* who) const {
+  return !code_pointers(ranges, who).empty();
 }
 
 // A thread is where its registers say, and where each signal frame on its stacks says that a
 // handler will return to. At such a place in our code, what is on the stack above may be the
 // addresses to which programs and helpers return.
 std::vector<uint64_t> StoppedProcess::code_pointers(
-    const std::vector<std::pair<uint64_t, uint64_t>>& ranges) const {
+    const std::vector<std::pair<uint64_t, uint64_t>>& ranges, Standstill* who) const {
   std::pair<uint64_t, uint64_t> vdso{0, 0};
   for (const Region& region : regions_) {
     if (region.path == "[vdso]") vdso = {region.start, region.end};
   }
   std::vector<uint64_t> found;
-  std::vector<std::pair<uint64_t, uint64_t>> elsewhere;  // (pc, sp) on stacks not looked at yet
+  struct Place {
+    const Thread* thread;
+    uint64_t pc, sp;
+  };
+  std::vector<Place> elsewhere;  // on stacks not looked at yet
   const auto look = [&](const Stack& stack, uint64_t pc, uint64_t sp) {
     const bool is_ours = in_ranges(pc, ranges);
     if (is_ours) found.push_back(pc);
@@ -279,18 +307,27 @@ std::vector<uint64_t> StoppedProcess::code_pointers(
       const bool is_here = at_sp >= stack.sp && at_sp < stack.sp + stack.count * 8;
       if (is_here) look(stack, at, at_sp);
       // A handler on a stack of its own (sigaltstack) interrupted another.
-      if (!is_here && elsewhere.size() < kForeignStacksMax) elsewhere.emplace_back(at, at_sp);
+      if (!is_here && elsewhere.size() < kForeignStacksMax) {
+        elsewhere.push_back({stack.thread, at, at_sp});
+      }
       return false;
     }));
+  };
+  const auto look_and_note = [&](const Stack& stack, const Thread& owner, uint64_t pc,
+                                 uint64_t sp) {
+    const size_t before = found.size();
+    look_everywhere(stack, pc, sp);
+    if (who != nullptr && found.size() > before) who->add(pid_, owner.tid, owner.regs);
     return false;
   };
   any_stack([&](const Stack& stack) {
-    return look_everywhere(stack, stack.thread->regs.rip, stack.thread->regs.rsp);
+    const Thread& thread = *stack.thread;
+    return look_and_note(stack, thread, thread.regs.rip, thread.regs.rsp);
   });
   std::vector<uint64_t> words;
   for (size_t i = 0; i < elsewhere.size(); ++i) {
-    const auto [pc, sp] = elsewhere[i];
-    Thread at = threads_.front();
+    const auto [thread, pc, sp] = elsewhere[i];
+    Thread at = *thread;
     at.regs.rsp = sp;
     const uint64_t from = (sp - kRedZoneBytes) & ~uint64_t{7};
     const uint64_t end = std::min(stack_end(at), from + scan_bytes_max_);
@@ -299,7 +336,7 @@ std::vector<uint64_t> StoppedProcess::code_pointers(
     const iovec remote{reinterpret_cast<void*>(from), words.size() * 8};
     const ssize_t got = process_vm_readv(at.tid, &local, 1, &remote, 1, 0);
     const size_t count = got > 0 ? static_cast<size_t>(got) / 8 : 0;
-    look_everywhere(Stack{&at, from, words.data(), count}, pc, sp);
+    look_and_note(Stack{thread, from, words.data(), count}, *thread, pc, sp);
   }
   return found;
 }

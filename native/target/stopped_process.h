@@ -12,12 +12,14 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "../base/result.h"
 #include "proc_maps.h"
 #include "remote_thread.h"
+#include "standstill.h"
 
 namespace bpftime::target {
 
@@ -45,18 +47,25 @@ class StoppedProcess {
     main_stack_ = main_stack;
   }
 
-  /// Signal frames lie within so many bytes of the stack pointer, whatever else follows there.
-  void look_no_further_than(uint64_t stack_bytes) { scan_bytes_max_ = stack_bytes; }
+  /// The process runs Go: its stacks lie side by side in its heap, and g, `g_offset` bytes from the
+  /// thread pointer, says where the present one ends. Where it does not, signal frames lie within
+  /// `stack_bytes` of the stack pointer, whatever else follows there.
+  void expect_go_stacks(int64_t g_offset, uint64_t stack_bytes) {
+    g_offset_ = g_offset;
+    scan_bytes_max_ = stack_bytes;
+  }
 
   /// True when a thread executes inside one of the ranges, or will once a signal handler that
   /// interrupted it there returns, or once the vDSO does. Return addresses of hijacked functions
   /// are not looked for here: the shadow stacks know them exactly.
-  bool anyone_inside(const std::vector<std::pair<uint64_t, uint64_t>>& ranges) const;
+  bool anyone_inside(const std::vector<std::pair<uint64_t, uint64_t>>& ranges,
+                     Standstill* who = nullptr) const;
 
   /// Every address inside the ranges at which some thread executes or to which it may come back:
-  /// see anyone_inside. May hold stale words of stacks, never misses a live one.
+  /// see anyone_inside. May hold stale words of stacks, never misses a live one. `who`, if there,
+  /// gets the threads.
   [[nodiscard]] std::vector<uint64_t> code_pointers(
-      const std::vector<std::pair<uint64_t, uint64_t>>& ranges) const;
+      const std::vector<std::pair<uint64_t, uint64_t>>& ranges, Standstill* who = nullptr) const;
 
   struct Interrupted {
     uint64_t slot = 0;  // where the signal frame keeps the address
@@ -66,14 +75,20 @@ class StoppedProcess {
   [[nodiscard]] std::vector<Interrupted> interrupted_at(
       const std::vector<std::pair<uint64_t, uint64_t>>& ranges) const;
 
+  struct Visit {
+    std::vector<uint64_t> pointers;
+    Standstill who;
+    uint64_t longest_ns = 0;  // that any one thread stood still
+  };
+  /// How `process`, of one thread each, is told what know() and expect_go_stacks() tell.
+  using Tell = std::function<void(StoppedProcess* process)>;
   /// code_pointers() of a process whose threads are stopped one after another, each while its own
   /// stack is read: it never stands still. What no code leads to any more is in use only by who is
   /// found there: a thread that was outside when it was looked at stays outside.
-  /// `stack_bytes`: see look_no_further_than(), 0: no limit. `longest_ns`: the longest stop.
-  static Result<std::vector<uint64_t>> visit(
-      pid_t pid, const std::vector<std::pair<uint64_t, uint64_t>>& ranges,
-      const std::vector<Region>& regions, uint64_t main_stack, uint64_t stack_bytes,
-      uint64_t* longest_ns);
+  /// `only`: no others are looked at; empty: all, those too that are created meanwhile.
+  static Result<Visit> visit(pid_t pid, const std::vector<pid_t>& only,
+                             const std::vector<std::pair<uint64_t, uint64_t>>& ranges,
+                             const Tell& tell);
 
   /// Lets all threads go on. Nanoseconds since the first was stopped.
   uint64_t release();
@@ -85,6 +100,7 @@ class StoppedProcess {
   Result<void> seize_these(const std::vector<pid_t>& tids, std::vector<pid_t>* seized);
   Result<void> stop_these(const std::vector<pid_t>& seized);
   [[nodiscard]] uint64_t stack_end(const Thread& thread) const;
+  [[nodiscard]] uint64_t go_stack_end(const Thread& thread) const;
   bool any_stack(const std::function<bool(const Stack&)>& matches) const;
 
   UrgentScope urgent_;
@@ -94,6 +110,7 @@ class StoppedProcess {
   std::vector<Thread> threads_;
   uint64_t main_stack_ = 0;
   uint64_t scan_bytes_max_ = uint64_t{8} << 20;
+  std::optional<int64_t> g_offset_;
   mutable std::vector<Region> regions_;  // told, or read at the first look at a stack
 };
 

@@ -1,6 +1,6 @@
 // Attaches and detaches: resolves, enters, applies, remembers. One operation at a time per process;
 // a failure at any step leaves the process and our memory of it as they were.
-import { DETACH_ALL_ATTEMPTS, LEAVE_RETRY_MAX_MS, LEAVE_RETRY_MS } from '../config.js';
+import { DETACH_ALL_ATTEMPTS, LEAVE_RETRY_MS } from '../config.js';
 import { fail, refusalOf } from '../errors.js';
 import {
   type ApplyReport,
@@ -16,7 +16,7 @@ import { adopt, isLeft, processesWithSessions } from './adopt.js';
 import { exitFormOf } from './exits.js';
 import { childrenOf } from './follow.js';
 import { applySites, goRefusal } from './go.js';
-import { armGuard, disarmGuard, guardWishes, settleGuard } from './guard.js';
+import { armGuard, disarmGuard, guardWishes, settleGuard, untilNextLeave } from './guard.js';
 import { Lineage } from './lineage.js';
 import { loadObject } from './load.js';
 import { followSoon, yieldMasks } from './masks.js';
@@ -413,9 +413,9 @@ export class AttachEngine {
       this.#observer.left(process, false);
     } catch (error) {
       if (isGone(error)) return await this.#drop(process);
-      const delayMs = Math.min(LEAVE_RETRY_MS * 2 ** attempt, LEAVE_RETRY_MAX_MS);
+      const { delayMs, attempts } = untilNextLeave(error, attempt);
       setTimeout(() => {
-        void this.#serially(pid, () => this.#leaveIfIdle(process, attempt + 1)).catch(() => {});
+        void this.#serially(pid, () => this.#leaveIfIdle(process, attempts)).catch(() => {});
       }, delayMs).unref();
     }
   }

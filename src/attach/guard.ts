@@ -2,7 +2,13 @@
 // fault. The program keeps believing that its own handlers are installed, because the places where
 // it makes the rt_sigaction call are diverted first. Where that is not possible, programs read
 // through the kernel instead: slower, and right everywhere.
-import { GUARD_ATTEMPTS, GUARD_RETRY_MS } from '../config.js';
+import {
+  GUARD_ATTEMPTS,
+  GUARD_RETRY_MS,
+  LEAVE_LOOK_MS,
+  LEAVE_RETRY_MAX_MS,
+  LEAVE_RETRY_MS,
+} from '../config.js';
 import { type NativeError, native, type SiteWish } from '../native.js';
 import { sigactionSites } from '../symbols/resolve.js';
 import { goPartOf } from './go-part.js';
@@ -96,4 +102,17 @@ export async function disarmGuard(process: EnteredProcess): Promise<void> {
   process.guardSites.clear();
   process.maskSites.clear();
   process.reads = 'none';
+}
+
+/**
+ * When to try again to take the agent out. While the threads that sleep inside have not run
+ * (EALREADY) nobody is stopped to look at them: a stop lets some of their waits begin anew.
+ */
+export function untilNextLeave(
+  error: unknown,
+  attempts: number,
+): { delayMs: number; attempts: number } {
+  if (codeOf(error) === 'EALREADY') return { delayMs: LEAVE_LOOK_MS, attempts };
+  const delayMs = Math.min(LEAVE_RETRY_MS * 2 ** attempts, LEAVE_RETRY_MAX_MS);
+  return { delayMs, attempts: attempts + 1 };
 }

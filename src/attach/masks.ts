@@ -37,6 +37,13 @@ function withoutMaskHook(process: EnteredProcess, addr: bigint): SiteWish {
   return { ...site, hooks: site.hooks.filter((hook) => !hook.seesMasks) };
 }
 
+/** The same of a site of the guard's, where rt_sigaction was seen. */
+function withoutOurs(process: EnteredProcess, addr: bigint): SiteWish {
+  const site = process.sites.get(addr)!;
+  const isOurs = process.guardSites.has(addr) && !process.maskSites.has(addr);
+  return isOurs ? { ...site, hooks: [] } : withoutMaskHook(process, addr);
+}
+
 /** The loader tells the agent of modules that come; nothing where it does already. */
 export function loaderWishes(process: EnteredProcess, places: readonly Place[]): SiteWish[] {
   return places.flatMap(({ addr, functionAddr, functionSize }) => {
@@ -77,11 +84,21 @@ export async function yieldMasks(process: EnteredProcess, error: unknown): Promi
   return true;
 }
 
+/** A module that went and came again took its sites along: they are diverted anew. */
+async function dropVanished(process: EnteredProcess): Promise<void> {
+  const addrs = await native.targetVanishedMaskSites(process.session);
+  await divert(
+    process,
+    [...addrs].filter((addr) => process.sites.has(addr)).map((addr) => withoutOurs(process, addr)),
+  );
+}
+
 /** One attempt; false when modules came meanwhile. */
 async function tryToFollow(process: EnteredProcess): Promise<boolean> {
   // Before the look at the modules: whoever comes behind it is heard of.
   await divert(process, loaderWishes(process, await loaderHooks(process.identity.pid)));
   const now = await native.targetMasks(process.session);
+  await dropVanished(process);
   const { pid } = process.identity;
   const { modules, sites } = await maskSites(pid, process.session);
   const isSeen = ({ number, addr }: MaskSite) =>
@@ -119,7 +136,7 @@ export async function followMasks(process: EnteredProcess): Promise<void> {
     }
   } catch (error) {
     // A thread that is in the way is not there for ever; a site that cannot be diverted is.
-    const passes = ['EBUSY', 'ETIMEDOUT'].includes((error as NativeError).code);
+    const passes = ['EBUSY', 'ESTALE', 'ETIMEDOUT'].includes((error as NativeError).code);
     const failures = failed.failures + 1;
     const delayMs = Math.min(MASK_RETRY_MS * 2 ** failures, MASK_RETRY_MAX_MS);
     const until = Date.now() + delayMs;

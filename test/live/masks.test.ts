@@ -6,6 +6,8 @@ import { codeHash, eventually, Lab, type Running, sameCode } from '../helpers/la
 
 const CYCLES = 4;
 const ROUNDS = 10;
+/** What masks.c counts for each load of its plugin. */
+const PLUGS_PROGRESS = 20;
 /** For what takes a second or two: other work of the machine must not matter. */
 const PATIENCE_MS = 90_000;
 const OBJECT = 'uprobe/touch';
@@ -87,6 +89,25 @@ await t.test('a module that comes late changes masks by a call of its own', asyn
     stillRight(t, target);
   });
 });
+
+await t.test(
+  'a module that goes and comes again lies where it lay, with its own bytes',
+  async (t) => {
+    await Lab.run(t, async (lab) => {
+      const plugin = lab.build('masker.c', ['-shared', '-fPIC'], { name: 'masker.so' });
+      const target = lab.start(lab.build('masks.c', ['-DONLY_PLUGS'], { name: 'plugs' }), [plugin]);
+      await target.says(/round [1-9]/, PATIENCE_MS);
+      t.same(await lab.attach(target.pid, lab.bpf('reader'), OBJECT), OK, 'attached');
+      for (let time = 1; time <= 3; time++) {
+        t.ok(await follows(lab, target.pid), `time ${time}: reads need no system call`);
+        t.ok(await livesOn(target, 4 * PLUGS_PROGRESS), 'lives on: loaded again and again');
+      }
+      t.same(outcomes(lab, target.pid), EXPECTED, 'every read as it should be');
+      t.ok(await detaches(lab, target.pid), 'detached');
+      stillRight(t, target);
+    });
+  },
+);
 
 await t.test('a handler in which its own signal is open ends it when it is called', async (t) => {
   await Lab.run(t, async (lab) => {

@@ -5,6 +5,7 @@
 // is not as it was set. Usage: masks [PLUGIN]; the plugin changes masks by system calls of its own.
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -346,13 +347,18 @@ int main(int argc, char** argv) {
   sigaction(SIGFPE, &crash, NULL);
   void* (*const bodies[])(void*) = {blocks, contexts, jumps, suspends, creates, forks, plugs};
   const int parts = argc > 1 ? PARTS : PARTS - 1;
+#ifdef ONLY_PLUGS /* nothing else maps memory: the module comes to where it was */
+  const int first = PLUGS;
+#else
+  const int first = 0;
+#endif
   pthread_t thread;
-  for (int i = 0; i < parts; ++i) {
+  for (int i = first; i < parts; ++i) {
     if (pthread_create(&thread, NULL, bodies[i], i == PLUGS ? argv[1] : NULL) != 0) return 2;
   }
   for (;;) {
-    long least = atomic_load(&progress[0]);
-    for (int i = 1; i < parts; ++i) {
+    long least = LONG_MAX;
+    for (int i = first; i < parts; ++i) {
       const long one = atomic_load(&progress[i]) * (i == PLUGS ? 20 : 1);
       if (one < least) least = one;
     }

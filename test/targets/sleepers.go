@@ -211,12 +211,14 @@ func work(n int) int { return n + 1 }
 
 func main() {
 	openEnds()
-	var all sync.WaitGroup
+	var begun, all sync.WaitGroup
 	for _, one := range sleepers {
+		begun.Add(1)
 		all.Add(1)
 		go func(one sleeper) {
 			runtime.LockOSThread()
 			started := time.Now()
+			begun.Done()
 			result, errno := one.call()
 			took := time.Since(started).Milliseconds()
 			if result == one.want && (result != -1 || errno == one.err) {
@@ -227,6 +229,8 @@ func main() {
 			all.Done()
 		}(one)
 	}
+	// From when the last began: a busy machine starts threads late.
+	begun.Wait()
 	started := time.Now()
 	time.Sleep(200 * time.Millisecond)
 	fmt.Println("asleep")
