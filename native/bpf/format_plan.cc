@@ -2,7 +2,10 @@
 // Runs format plans. src/bpf/format.ts does the same; test/unit/bpf-format.test.ts compares them.
 #include "format_plan.h"
 
+#include <emmintrin.h>
+
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <charconv>
 #include <cmath>
@@ -75,38 +78,87 @@ size_t utf8_length(std::span<const uint8_t> bytes) {
   return length;
 }
 
-// Bytes at the front that are printable ASCII and stand for themselves in JSON, found eight at a
-// time: the marks of a word are exact up to its first marked byte.
+// How many bytes at the front of 16 are printable ASCII and stand for themselves in JSON.
+inline size_t plain_bytes(__m128i bytes) {
+  const auto is = [bytes](char c) { return _mm_cmpeq_epi8(bytes, _mm_set1_epi8(c)); };
+  // As signed numbers those from 0x80 on are less than a space, too.
+  const __m128i special =
+      _mm_or_si128(_mm_or_si128(_mm_cmplt_epi8(bytes, _mm_set1_epi8(' ')), is('"')),
+                   _mm_or_si128(is('\\'), is(0x7f)));
+  return static_cast<size_t>(
+      std::countr_zero(static_cast<uint32_t>(_mm_movemask_epi8(special)) | 1u << 16));
+}
+
+// The same of any bytes.
 size_t plain_length(std::span<const uint8_t> bytes) {
-  constexpr uint64_t kOnes = 0x0101010101010101, kHighs = kOnes << 7;
-  const auto zero_bytes = [](uint64_t word) { return (word - kOnes) & ~word & kHighs; };
   size_t i = 0;
-  for (; i + 8 <= bytes.size(); i += 8) {
-    uint64_t word = 0;
-    std::memcpy(&word, bytes.data() + i, 8);
-    const uint64_t marks = (((word - kOnes * 0x20) & ~word) | word) & kHighs;
-    const uint64_t special = marks | zero_bytes(word ^ kOnes * '"') |
-                             zero_bytes(word ^ kOnes * '\\') | zero_bytes(word ^ kOnes * 0x7f);
-    if (special != 0) return i + static_cast<size_t>(std::countr_zero(special)) / 8;
+  for (; i + 16 <= bytes.size(); i += 16) {
+    const size_t plain = plain_bytes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(&bytes[i])));
+    if (plain != 16) return i + plain;
   }
   const auto is_plain = [](uint8_t c) { return c >= 0x20 && c < 0x7f && c != '"' && c != '\\'; };
   while (i < bytes.size() && is_plain(bytes[i])) i++;
   return i;
 }
 
-bool is_text(std::span<const uint8_t> bytes) {
-  for (size_t i = 0; i < bytes.size();) {
-    i += plain_length(bytes.subspan(i));
-    if (i == bytes.size()) return true;
-    const uint8_t c = bytes[i];
-    if ((c >= 0x20 && c < 0x7f) || c == '\t' || c == '\n' || c == '\r') {
-      i++;
+// The letter behind a backslash that stands for `byte` in JSON, 0 if there is none.
+constexpr auto kEscapeLetters = [] {
+  std::array<char, 256> letters{};
+  letters['"'] = '"';
+  letters['\\'] = '\\';
+  letters['\n'] = 'n';
+  letters['\t'] = 't';
+  letters['\r'] = 'r';
+  return letters;
+}();
+char escape_letter(uint8_t byte) { return kEscapeLetters[byte]; }
+
+// Appends `text` as a JSON string; false, and `out` as it was, when it is no text (no UTF-8, or
+// with control characters). Most records have texts, so each byte is looked at once.
+bool append_text(std::span<const uint8_t> text, std::string& out) {
+  const size_t start = out.size();
+  char quoted[1024];
+  char* to = quoted;
+  *to++ = '"';
+  for (size_t i = 0; i < text.size();) {
+    if (to > quoted + sizeof quoted - 32) {
+      out.append(quoted, to);
+      to = quoted;
+    }
+    __m128i bytes = _mm_setzero_si128();  // behind the end zeros, which do not stand for themselves
+    if (text.size() - i >= sizeof bytes) {
+      bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(&text[i]));
+    } else {
+      std::memcpy(&bytes, &text[i], text.size() - i);
+    }
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
+    const size_t plain = plain_bytes(bytes);
+    if (plain == sizeof bytes) {  // constants, so that the next word does not wait for this one
+      to += sizeof bytes;
+      i += sizeof bytes;
       continue;
     }
-    const size_t length = c >= 0x80 ? utf8_length(bytes.subspan(i)) : 0;
-    if (length == 0) return false;
+    to += plain;
+    i += plain;
+    const size_t before = i;
+    // Lines often end in two.
+    for (char letter = 0; i < text.size() && (letter = escape_letter(text[i])) != 0; i++) {
+      if (i - before == 4) break;  // there is room for so many
+      *to++ = '\\';
+      *to++ = letter;
+    }
+    if (i == text.size() || i != before) continue;
+    const size_t length = text[i] >= 0x80 ? utf8_length(text.subspan(i)) : 0;
+    if (length == 0) {
+      out.resize(start);
+      return false;
+    }
+    std::memcpy(to, text.data() + i, length);
+    to += length;
     i += length;
   }
+  *to++ = '"';
+  out.append(quoted, to);
   return true;
 }
 
@@ -154,7 +206,14 @@ void append_double(double value, std::string& out) {
 uint64_t read_bits(std::span<const uint8_t> record, uint64_t bit, uint32_t count) {
   uint64_t value = 0;
   if (bit % 8 == 0 && count % 8 == 0) {
-    std::memcpy(&value, record.data() + bit / 8, count / 8);  // both little-endian
+    const uint8_t* at = record.data() + bit / 8;
+    if (count == 32) {
+      std::memcpy(&value, at, 4);  // both little-endian
+    } else if (count == 64) {
+      std::memcpy(&value, at, 8);
+    } else {
+      std::memcpy(&value, at, count / 8);
+    }
     return value;
   }
   for (uint32_t i = 0; i < count; i++, bit++) {
@@ -179,15 +238,9 @@ void append_json_string(std::string_view text, std::string& out) {
     i += plain;
     if (i == bytes.size()) break;
     const uint8_t byte = bytes[i];
-    if (byte == '"' || byte == '\\') {
+    if (const char letter = escape_letter(byte); letter != 0) {
       out += '\\';
-      out += text[i];
-    } else if (byte == '\n') {
-      out += "\\n";
-    } else if (byte == '\t') {
-      out += "\\t";
-    } else if (byte == '\r') {
-      out += "\\r";
+      out += letter;
     } else if (byte < 0x20) {
       out += byte < 0x10 ? "\\u000" : "\\u00";
       append_number(uint32_t{byte}, out, 16);
@@ -230,11 +283,13 @@ Result<FormatPlan> FormatPlan::parse(std::span<const uint8_t> bytes) {
   return plan;
 }
 
-// Keys are the same in every record: their text is made once, and they refer to it from then on.
+// Keys are the same in every record: their text is made once, with the comma in front of it, and
+// they refer to it from then on.
 void FormatPlan::render_keys() {
   for (Op& op : ops_) {
     if (op.code != kKey) continue;
     const size_t start = keys_.size();
+    keys_ += ',';
     append_json_string(std::string_view(strings_).substr(op.a, op.b), keys_);
     keys_ += ':';
     op.a = static_cast<uint32_t>(start);
@@ -325,8 +380,8 @@ struct FormatPlan::Run {
     const uint32_t end = plan.ends_[index];
     for (uint32_t at = index + 1; at < end;) {
       const Op& key = plan.ops_[at];
-      if (at != index + 1) out += ',';
-      out.append(plan.keys_, key.a, key.b);
+      const uint32_t comma = at == index + 1 ? 1 : 0;
+      out.append(plan.keys_.data() + key.a + comma, key.b - comma);
       at = value(at + 1, base);
     }
     out += '}';
@@ -360,8 +415,7 @@ struct FormatPlan::Run {
     }
     const auto* nul = static_cast<const uint8_t*>(std::memchr(all.data(), 0, all.size()));
     const auto text = nul == nullptr ? all : all.first(static_cast<size_t>(nul - all.data()));
-    if (!is_text(text)) return append_hex(all, out);
-    append_json_string({reinterpret_cast<const char*>(text.data()), text.size()}, out);
+    if (!append_text(text, out)) append_hex(all, out);
   }
 
   void scalar(const Op& op, uint64_t offset) const {

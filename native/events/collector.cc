@@ -17,6 +17,7 @@ namespace {
 
 constexpr uint32_t kRecordsPerRound = 4096;
 constexpr size_t kLineBytesPerRound = 1 << 20;  // a ring that never ends must not fill our memory
+constexpr size_t kBatchBytes = 16 << 10;        // streams share batches of more than this
 constexpr size_t kRecordBytesMax = 64 << 10;
 constexpr std::chrono::microseconds kShortestPause{200};
 constexpr std::chrono::microseconds kLongestBusyPause{5'000};
@@ -48,7 +49,7 @@ void append_hex(const uint8_t* data, size_t size, std::string* out) {
   out->push_back('"');
 }
 
-void append_printk(const uint8_t* data, size_t size, std::string* out) {
+void append_printk(const uint8_t* data, size_t size, fuse::Lines* lines) {
   printk_record record{};
   if (size < sizeof record) return;
   memcpy(&record, data, sizeof record);
@@ -56,6 +57,8 @@ void append_printk(const uint8_t* data, size_t size, std::string* out) {
   std::string_view text(reinterpret_cast<const char*>(data) + sizeof record, text_bytes);
   // printk texts end in a newline by habit; a JSON line needs none inside.
   while (!text.empty() && text.back() == '\n') text.remove_suffix(1);
+  std::string* out = &lines->text;
+  ++lines->line_count;
   out->append("{\"type\":\"printk\",");
   append_number("time_ns", record.time_ns, out);
   append_number("pid", record.pid, out);
@@ -144,9 +147,9 @@ int Collector::take_record(void* arg, const void* data, uint32_t len) {
   memcpy(copy, data, size);
   if (source->spec.kind == SourceKind::kLog) {
     append_printk(copy, size, &source->full_lines);
-    return source->full_lines.size() > kLineBytesPerRound ? 1 : 0;
+    return source->full_lines.text.size() > kLineBytesPerRound ? 1 : 0;
   }
-  std::string& full = source->full_lines;
+  std::string& full = source->full_lines.text;
   full.append(source->line_begin);
   const size_t value_at = full.size();
   if (source->plan.has_value()) {
@@ -155,10 +158,11 @@ int Collector::take_record(void* arg, const void* data, uint32_t len) {
     append_hex(copy, size, &full);
   }
   if (!source->bare.empty()) {
-    source->bare_lines.append(full, value_at);
-    source->bare_lines.push_back('\n');
+    source->bare_lines.text.append(full, value_at).push_back('\n');
+    ++source->bare_lines.line_count;
   }
   full.append("}\n");
+  ++source->full_lines.line_count;
   return full.size() > kLineBytesPerRound ? 1 : 0;
 }
 
@@ -181,10 +185,27 @@ void Collector::report_lost(Source* source, uint32_t ring) {
   snprintf(line, sizeof line,
            "{\"type\":\"lost\",\"pid\":%u,\"count\":%llu,\"map\":", source->spec.pid,
            static_cast<unsigned long long>(lost - source->lost_seen[ring]));
-  source->full_lines.append(line);
-  append_json_string(source->spec.map_name, source->full_lines);
-  source->full_lines.append("}\n");
+  std::string& full = source->full_lines.text;
+  full.append(line);
+  append_json_string(source->spec.map_name, full);
+  full.append("}\n");
+  ++source->full_lines.line_count;
   source->lost_seen[ring] = lost;
+}
+
+// Empties `lines`. Their memory stays while they are few: it is warm.
+void Collector::deliver(fuse::Lines* lines, const std::vector<std::shared_ptr<fuse::Stream>>& to) {
+  if (lines->text.size() < kBatchBytes) {
+    for (const auto& stream : to) stream->append(lines->text);
+    lines->text.clear();
+  } else {
+    const size_t size = lines->text.size();
+    const auto batch = std::make_shared<const fuse::Lines>(std::move(*lines));
+    for (const auto& stream : to) stream->append(batch);
+    lines->text = {};
+    lines->text.reserve(size + size / 4);  // the next one is likely to be alike
+  }
+  lines->line_count = 0;
 }
 
 Collector::Load Collector::drain(Source* source) {
@@ -202,14 +223,8 @@ Collector::Load Collector::drain(Source* source) {
     if (taken > 0 && load == Load::kNone) load = Load::kSome;
     report_lost(source, ring);
   }
-  if (!source->full_lines.empty()) {
-    for (const auto& stream : source->full) stream->append(source->full_lines);
-    source->full_lines.clear();
-  }
-  if (!source->bare_lines.empty()) {
-    for (const auto& stream : source->bare) stream->append(source->bare_lines);
-    source->bare_lines.clear();
-  }
+  deliver(&source->full_lines, source->full);
+  deliver(&source->bare_lines, source->bare);
   return load;
 }
 

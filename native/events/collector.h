@@ -57,12 +57,13 @@ class Collector {
     std::vector<uint64_t> lost_seen;
     std::vector<std::shared_ptr<fuse::Stream>> full, bare;
     std::string line_begin, line_rest;   // what every line of a round begins with
-    std::string full_lines, bare_lines;  // of one round
+    fuse::Lines full_lines, bare_lines;  // of one round
   };
   enum class Load : uint8_t { kNone, kSome, kMuch };  // what a look at the rings found
   Collector();
   void run();
   static Load drain(Source* source);
+  static void deliver(fuse::Lines* lines, const std::vector<std::shared_ptr<fuse::Stream>>& to);
   static std::chrono::microseconds pause_after(Load load, std::chrono::microseconds pause);
   static int take_record(void* arg, const void* data, uint32_t len);
   static void find_streams(Source* source);

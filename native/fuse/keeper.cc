@@ -74,7 +74,8 @@ void Server::serve_waiters() {
       continue;
     }
     stream.stop_waiting();
-    const std::string data = stream.read(&file->cursor, waiter.size_bytes);
+    const Piece piece = stream.take(&file->cursor, waiter.size_bytes);
+    const std::string_view data = piece.view();
     send(waiter.unique, 0, data.data(), data.size());
   }
   waiters_.insert(waiters_.end(), still.begin(), still.end());

@@ -37,7 +37,10 @@ class BurstWaiter {
  public:
   explicit BurstWaiter(int fd) : fd_(fd) {}
 
+  /// More may follow at once.
   void served() { spin_until_ns_ = 0; }
+  /// Nothing is to be expected soon.
+  void rest() { spin_until_ns_ = 1; }
 
   void wait() {
     const uint64_t now = now_ns();
@@ -171,13 +174,14 @@ void Server::serve() {
       if (errno == EINTR || errno == ENOENT) continue;
       break;  // ENODEV: unmounted
     }
-    waiter.served();
     if (static_cast<size_t>(len) < sizeof(fuse_in_header)) break;
     Request request;
     request.header = reinterpret_cast<const fuse_in_header*>(buf.data());
     request.body = buf.data() + sizeof(fuse_in_header);
     request.size_bytes = static_cast<size_t>(len) - sizeof(fuse_in_header);
+    is_burst_ = true;
     dispatch(request);
+    is_burst_ ? waiter.served() : waiter.rest();
   }
   {
     const std::lock_guard<std::mutex> guard(mutex_);

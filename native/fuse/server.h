@@ -223,6 +223,9 @@ class Server {
   std::thread server_thread_, keeper_thread_;
   std::atomic<bool> stopping_{false}, served_out_{false};
 
+  // The serving thread's: the request at hand is likely to be followed by another at once.
+  bool is_burst_ = false;
+
   std::mutex mutex_;  // guards everything below
   NodeTable table_;
   std::unordered_map<uint64_t, Handle> handles_;

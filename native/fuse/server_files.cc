@@ -160,8 +160,10 @@ void Server::read_stream(const Request& request, Handle& file) {
   const auto& in = request.arg<fuse_read_in>();
   Stream* stream = file.node->stream.get();
   if (stream == nullptr) return void(send(request.unique(), 0));
+  is_burst_ = false;  // who follows a stream wants our processor rather than our haste
   for (;;) {
-    const std::string data = stream->read(&file.cursor, in.size);
+    const Piece piece = stream->take(&file.cursor, in.size);
+    const std::string_view data = piece.view();
     if (!data.empty()) return void(send(request.unique(), 0, data.data(), data.size()));
     if (stream->closed()) return void(send(request.unique(), 0));
     if ((in.flags & O_NONBLOCK) != 0) return void(send(request.unique(), EAGAIN));

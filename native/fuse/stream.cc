@@ -11,10 +11,23 @@ namespace bpftime::fuse {
 
 namespace {
 
+constexpr size_t kChunkBytes = 64 << 10;  // small texts are gathered in chunks of up to this
+
 uint64_t count_lines(std::string_view text) {
   uint64_t count = 0;
   for (size_t at = 0; (at = text.find('\n', at)) != std::string_view::npos; ++at) ++count;
   return count;
+}
+
+// Moves a reader over `piece`, of which only whole lines are left if it has any. `line_count` is
+// how many these are, 0 if that is not known.
+void advance(StreamCursor* cursor, std::string_view* piece, uint64_t line_count) {
+  if (piece->empty()) return;
+  const size_t last_newline = piece->rfind('\n');
+  if (last_newline != std::string_view::npos) *piece = piece->substr(0, last_newline + 1);
+  cursor->offset += piece->size();
+  cursor->line_count += line_count != 0 ? line_count : count_lines(*piece);
+  cursor->mid_line = piece->back() != '\n';
 }
 
 }  // namespace
@@ -35,15 +48,46 @@ void Waker::clear() {
   pending_.store(false, std::memory_order_release);
 }
 
+uint64_t Stream::end() const {
+  return chunks_.empty() ? first_offset_
+                         : chunks_.back().offset + chunks_.back().lines->text.size();
+}
+
+void Stream::push(Chunk chunk) {
+  chunk.offset = end();
+  chunks_.push_back(std::move(chunk));
+}
+
 void Stream::append(std::string_view lines) {
   if (lines.empty()) return;
   bool wake = false;
   {
     const std::lock_guard<std::mutex> guard(mutex_);
     if (closed_) return;
-    buf_.append(lines);
-    if (lines.back() != '\n') buf_.push_back('\n');
-    if (buf_.size() - head_ > max_bytes_) drop_oldest();
+    const bool fits = !chunks_.empty() && chunks_.back().own != nullptr &&
+                      chunks_.back().own->text.size() + lines.size() < kChunkBytes;
+    if (!fits) {
+      const auto own = std::make_shared<Lines>();
+      push({own, own});
+    }
+    Lines& last = *chunks_.back().own;
+    last.text.append(lines);
+    if (lines.back() != '\n') last.text.push_back('\n');
+    last.line_count += count_lines(lines) + (lines.back() != '\n' ? 1 : 0);
+    if (end() - first_offset_ > max_bytes_) drop_oldest();
+    wake = waiting_ > 0;
+  }
+  if (wake) waker_->wake();
+}
+
+void Stream::append(std::shared_ptr<const Lines> lines) {
+  if (lines->text.empty()) return;
+  bool wake = false;
+  {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    if (closed_) return;
+    push({std::move(lines), nullptr});
+    if (end() - first_offset_ > max_bytes_) drop_oldest();
     wake = waiting_ > 0;
   }
   if (wake) waker_->wake();
@@ -51,16 +95,22 @@ void Stream::append(std::string_view lines) {
 
 void Stream::drop_oldest() {
   const uint64_t keep = kind_ == Kind::kLog ? max_bytes_ / 2 : max_bytes_;
-  const size_t cut = head_ + (buf_.size() - head_ - keep);
-  // The cut moves forward to the next line start; the last line always stays whole.
-  size_t start = cut == 0 ? 0 : buf_.find('\n', cut - 1);
-  start = start == std::string::npos ? buf_.size() : start + 1;
-  dropped_lines_ += count_lines(std::string_view(buf_).substr(head_, start - head_));
-  first_offset_ += start - head_;
-  head_ = start;
-  if (head_ >= max_bytes_ || head_ == buf_.size()) {  // amortised: each byte moves at most once
-    buf_.erase(0, head_);
-    head_ = 0;
+  const uint64_t cut = end() - keep;
+  while (first_offset_ < cut) {
+    const Chunk& chunk = chunks_.front();
+    const std::string& text = chunk.lines->text;
+    const uint64_t at = first_offset_ - chunk.offset;
+    const uint64_t chunk_end = chunk.offset + text.size();
+    const bool is_whole = chunk_end <= cut;
+    // A batch goes as a whole, when all of it is too much, and nobody looks at its bytes again.
+    if (!is_whole && chunk.own == nullptr) return;
+    // The cut moves forward to the next line start; the last line always stays whole.
+    const size_t newline = is_whole ? text.size() - 1 : text.find('\n', cut - chunk.offset - 1);
+    dropped_lines_ += is_whole && at == 0
+                          ? chunk.lines->line_count
+                          : count_lines(std::string_view(text).substr(at, newline + 1 - at));
+    first_offset_ = chunk.offset + newline + 1;
+    if (first_offset_ == chunk_end) chunks_.pop_front();
   }
 }
 
@@ -80,37 +130,71 @@ StreamCursor Stream::open_reader() {
 
 void Stream::close_reader() { readers_.fetch_sub(1, std::memory_order_relaxed); }
 
-std::string Stream::read(StreamCursor* cursor, size_t max_bytes) {
+// The chunk that holds the byte at `offset`, which is retained.
+std::deque<Stream::Chunk>::const_iterator Stream::find(uint64_t offset) const {
+  return std::prev(
+      std::upper_bound(chunks_.begin(), chunks_.end(), offset,
+                       [](uint64_t wanted, const Chunk& chunk) { return wanted < chunk.offset; }));
+}
+
+// Appends up to `max_bytes` from `offset` on; true if that was all there is.
+bool Stream::copy(uint64_t offset, size_t max_bytes, std::string* out) const {
+  if (offset >= end()) return true;
+  for (auto chunk = find(offset); chunk != chunks_.end() && max_bytes != 0; ++chunk) {
+    const auto piece =
+        std::string_view(chunk->lines->text).substr(offset - chunk->offset, max_bytes);
+    out->append(piece);
+    offset += piece.size();
+    max_bytes -= piece.size();
+  }
+  return offset == end();
+}
+
+Piece Stream::take(StreamCursor* cursor, size_t max_bytes) {
   const std::lock_guard<std::mutex> guard(mutex_);
-  std::string out;
+  Piece out;
   if (cursor->offset < first_offset_) {
-    if (cursor->mid_line) out.push_back('\n');
-    out += "lost=" + std::to_string(dropped_lines_ - cursor->line_count) + "\n";
-    if (out.size() > max_bytes) return out.substr(0, max_bytes);
+    if (cursor->mid_line) out.own.push_back('\n');
+    out.own += "lost=" + std::to_string(dropped_lines_ - cursor->line_count) + "\n";
+    if (out.own.size() > max_bytes) {
+      out.own.resize(max_bytes);
+      return out;
+    }
     *cursor = {first_offset_, dropped_lines_, false};
   }
-  const size_t at = head_ + (cursor->offset - first_offset_);
-  size_t len = std::min(buf_.size() - at, max_bytes - out.size());
-  if (len == 0) return out;
-  std::string_view piece(buf_.data() + at, len);
-  const size_t last_newline = piece.rfind('\n');
-  if (last_newline != std::string_view::npos) piece = piece.substr(0, last_newline + 1);
-  out += piece;
-  cursor->offset += piece.size();
-  cursor->line_count += count_lines(piece);
-  cursor->mid_line = piece.back() != '\n';
+  if (cursor->offset == end()) return out;
+  const auto chunk = find(cursor->offset);
+  const size_t at = cursor->offset - chunk->offset;
+  const size_t left = chunk->lines->text.size() - at;
+  const bool is_last = std::next(chunk) == chunks_.end();
+  if (out.own.empty() && chunk->own == nullptr && (is_last || left > max_bytes / 4)) {
+    out.kept = chunk->lines;
+    out.text = std::string_view(chunk->lines->text).substr(at, max_bytes);
+    advance(cursor, &out.text, at == 0 && left <= max_bytes ? chunk->lines->line_count : 0);
+    return out;
+  }
+  const size_t before = out.own.size();
+  copy(cursor->offset, max_bytes - before, &out.own);
+  std::string_view piece = std::string_view(out.own).substr(before);
+  advance(cursor, &piece, 0);
+  out.own.resize(before + piece.size());
   return out;
+}
+
+std::string Stream::read(StreamCursor* cursor, size_t max_bytes) {
+  return std::string(take(cursor, max_bytes).view());
 }
 
 std::string Stream::read_at(uint64_t offset, size_t max_bytes) const {
   const std::lock_guard<std::mutex> guard(mutex_);
-  if (offset >= buf_.size() - head_) return {};
-  return buf_.substr(head_ + offset, max_bytes);
+  std::string out;
+  if (offset < end() - first_offset_) copy(first_offset_ + offset, max_bytes, &out);
+  return out;
 }
 
 uint64_t Stream::size_bytes() const {
   const std::lock_guard<std::mutex> guard(mutex_);
-  return buf_.size() - head_;
+  return end() - first_offset_;
 }
 
 bool Stream::closed() const {
@@ -120,12 +204,12 @@ bool Stream::closed() const {
 
 bool Stream::readable(const StreamCursor& cursor) const {
   const std::lock_guard<std::mutex> guard(mutex_);
-  return closed_ || first_offset_ + (buf_.size() - head_) > cursor.offset;
+  return closed_ || end() > cursor.offset;
 }
 
 bool Stream::start_waiting(const StreamCursor& cursor) {
   const std::lock_guard<std::mutex> guard(mutex_);
-  if (closed_ || first_offset_ + (buf_.size() - head_) > cursor.offset) return false;
+  if (closed_ || end() > cursor.offset) return false;
   ++waiting_;
   return true;
 }

@@ -2,12 +2,15 @@
 // Stream: the bytes behind a `stream` or `log` file: whole lines, in memory, bounded.
 // A stream drops its oldest lines and tells each reader how many it missed; a log drops its older
 // half at once, so that readers that poll its size (tail -f) see a truncation and start over.
+// Lines that came as a batch are shared by the streams that have them, and dropped together: up to
+// a batch more than the bound is kept.
 //
 // append() may be called from any thread and never blocks on a reader or on the file system.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -39,6 +42,20 @@ struct StreamCursor {
   bool mid_line = false;
 };
 
+/// Whole lines that several streams keep, in one copy.
+struct Lines {
+  std::string text;  // ends in a newline
+  uint64_t line_count = 0;
+};
+
+/// What a read got: text of its own, or a part of lines that are kept as long as this is.
+struct Piece {
+  std::string own;
+  std::shared_ptr<const Lines> kept;
+  std::string_view text;  // of `kept`, if that is set
+  [[nodiscard]] std::string_view view() const { return kept != nullptr ? text : own; }
+};
+
 class Stream {
  public:
   enum class Kind { kStream, kLog };
@@ -47,6 +64,8 @@ class Stream {
 
   /// Adds whole lines; a missing last newline is added. Ignored once closed.
   void append(std::string_view lines);
+  /// The same without a copy, for batches; not for logs.
+  void append(std::shared_ptr<const Lines> lines);
   /// Open files that read this stream now: producers may stay silent while it is 0.
   [[nodiscard]] int reader_count() const { return readers_.load(std::memory_order_relaxed); }
   /// No more lines; waiting readers see the end of the file.
@@ -57,6 +76,7 @@ class Stream {
   void close_reader();
   /// Up to `max_bytes` at the cursor, preceded by `lost=N` when lines were dropped before it.
   /// Empty: nothing yet, or the end when closed().
+  Piece take(StreamCursor* cursor, size_t max_bytes);
   std::string read(StreamCursor* cursor, size_t max_bytes);
   /// log: bytes at an offset of the file as it is now.
   [[nodiscard]] std::string read_at(uint64_t offset, size_t max_bytes) const;
@@ -69,15 +89,23 @@ class Stream {
   void stop_waiting();
 
  private:
+  struct Chunk {
+    std::shared_ptr<const Lines> lines;
+    std::shared_ptr<Lines> own;  // the same, while it is nobody else's
+    uint64_t offset = 0;         // of its first byte
+  };
+  [[nodiscard]] uint64_t end() const;
+  [[nodiscard]] std::deque<Chunk>::const_iterator find(uint64_t offset) const;
+  void push(Chunk chunk);
+  bool copy(uint64_t offset, size_t max_bytes, std::string* out) const;
   void drop_oldest();
 
   const Kind kind_;
   const uint64_t max_bytes_;
   const std::shared_ptr<Waker> waker_;
   mutable std::mutex mutex_;
-  std::string buf_;             // retained bytes start at head_
-  size_t head_ = 0;             // dropped bytes still in front of buf_
-  uint64_t first_offset_ = 0;   // stream offset of the oldest retained byte
+  std::deque<Chunk> chunks_;    // one after the other
+  uint64_t first_offset_ = 0;   // stream offset of the oldest retained byte, in the first chunk
   uint64_t dropped_lines_ = 0;  // whole lines before first_offset_
   int waiting_ = 0;
   bool closed_ = false;

@@ -41,6 +41,48 @@ static void losses() {
   tap::equal(stream.read(&reader, 1000), "lost=1\n", "a line that never fits is lost");
 }
 
+static std::shared_ptr<const Lines> batch(const std::string& word, int count) {
+  auto lines = std::make_shared<Lines>();
+  for (int i = 0; i < count; ++i) lines->text += word + "\n";
+  lines->line_count = static_cast<uint64_t>(count);
+  return lines;
+}
+
+static void batches() {
+  const auto waker = std::make_shared<Waker>();
+  Stream one(Stream::Kind::kStream, 20, waker);
+  Stream other(Stream::Kind::kStream, 1000, waker);
+  StreamCursor slow = one.open_reader();
+  StreamCursor fast = one.open_reader();
+  one.append("a\n");
+  const auto shared = batch("bbb", 3);
+  one.append(shared);
+  other.append(shared);
+  one.append("c\n");
+  tap::equal(one.read(&fast, 100), "a\nbbb\nbbb\nbbb\nc\n", "text and batches in their order");
+  tap::equal(one.read(&slow, 4), "a\n", "whole lines first");
+  tap::equal(one.read(&slow, 6), "bbb\n", "a part of a batch");
+  tap::equal(one.read(&slow, 2), "bb", "a part of its line");
+  one.append(batch("dd", 5));
+  tap::equal(one.read(&fast, 100), "dd\ndd\ndd\ndd\ndd\n", "one batch as it is");
+  tap::equal(one.read(&slow, 100), "b\nbbb\nc\ndd\ndd\ndd\ndd\ndd\n", "across all");
+  one.append(batch("ee", 4));
+  tap::equal(one.size_bytes(), uint64_t{27}, "a batch that is too much in part is kept");
+  one.append(batch("ff", 4));
+  tap::equal(one.size_bytes(), uint64_t{24}, "and goes as a whole");
+  tap::equal(one.read(&slow, 100), "ee\nee\nee\nee\nff\nff\nff\nff\n", "nothing unread was in it");
+  StreamCursor late = other.open_reader();
+  tap::equal(other.read(&late, 100), "bbb\nbbb\nbbb\n", "the other stream has its own end");
+}
+
+static void lost_batches() {
+  Stream stream(Stream::Kind::kStream, 20, std::make_shared<Waker>());
+  StreamCursor reader = stream.open_reader();
+  for (int i = 0; i < 4; ++i) stream.append(batch("1234", 4));
+  tap::equal(stream.read(&reader, 1000), "lost=12\n1234\n1234\n1234\n1234\n",
+             "losses are counted in lines");
+}
+
 static void waiting_and_end() {
   Stream stream(Stream::Kind::kStream, 1000, std::make_shared<Waker>());
   const StreamCursor reader = stream.open_reader();
@@ -106,6 +148,8 @@ static void threads() {
 int main() {
   lines_and_cursors();
   losses();
+  batches();
+  lost_batches();
   waiting_and_end();
   logs();
   threads();

@@ -164,6 +164,43 @@ static void test_hash_model() {
   free_map(map);
 }
 
+static u32 elems_in_state(const vm_map& map, u32 state) {
+  u32 count = 0;
+  for (u32 i = 0; i < map.max_entries; i++) {
+    count +=
+        reinterpret_cast<rt_elem*>(map.base + map.data_off + u64{i} * map.elem_stride)->state ==
+        state;
+  }
+  return count;
+}
+
+// Elements that wait in their buckets for the next key are there for every other key as well.
+static void test_spares() {
+  for (u32 entries : {1u, 2u, 3u, 5u, 64u, 1000u}) {
+    vm_map map = make_map(BPF_MAP_TYPE_HASH, 4, 8, entries);
+    const u64 value = 7;
+    bool same = true;
+    for (u32 key = 0; key < entries * 10; key++) {
+      same = same && rt_map_update(&map, &key, &value, BPF_ANY) == 0;
+      same = same && rt_map_delete(&map, &key) == 0;
+      if (key == entries / 4) {
+        const bool has_spare = elems_in_state(map, RT_ELEM_SPARE) != 0;
+        same = same && has_spare == (entries > 3);  // else half of them is the one in use
+      }
+    }
+    u32 inserted = 0;
+    for (u32 key = 0; key <= entries; key++) {
+      const u32 strange = key + 0x10000000;
+      inserted += rt_map_update(&map, &strange, &value, BPF_ANY) == 0;
+    }
+    std::printf("# %u entries\n", entries);
+    ok(same, "keys that come and go leave spares while there is room");
+    equal(inserted, entries, "and none is missing when others want the room");
+    equal(rt_map_count(&map), entries, "the map is full");
+    free_map(map);
+  }
+}
+
 static void test_lru() {
   vm_map map = make_map(BPF_MAP_TYPE_LRU_HASH, 4, 4, 64);
   bool all = true;
@@ -276,7 +313,7 @@ static void test_corrupt_storage() {
         words[i] = random() % 3 == 0 ? random() % 70 : random() % 5 == 0 ? random() : words[i];
       }
       // Locks that living threads hold would only make this slow.
-      for (u32 i = 0; i < map.bucket_count; i++) words[map.bucket_off / 4 + i * 2 + 1] = 0;
+      for (u32 i = 0; i < map.bucket_count; i++) words[map.bucket_off / 4 + i * 4 + 1] = 0;
       for (int i = 0; i < 100; i++) {
         u32 key = random() % 100;
         u64 values[2] = {1, 2};
@@ -350,6 +387,7 @@ int main() {
   test_hash_semantics(BPF_MAP_TYPE_HASH);
   test_hash_semantics(BPF_MAP_TYPE_LRU_HASH);
   test_hash_model();
+  test_spares();
   test_lru();
   test_threads();
   test_reentry();

@@ -32,22 +32,32 @@ function format(t: Test, plan: Plan, record: Buffer): string {
   return text;
 }
 
-// Native looks at eight bytes at a time: every byte that matters at every place of a word.
+// Native looks at sixteen bytes at a time: every byte at every place of a word and behind the last.
 t.test('text', async (t) => {
   const plan: Plan = {
     ops: [PlanCode.chars, 0, planRest, 0],
     tables: [],
     strings: '',
-    sizeBytes: 20,
+    sizeBytes: 37,
   };
   const encoded = encodePlan(plan);
   const wrong: string[] = [];
-  for (let place = 0; place < 20; place++) {
+  for (let place = 0; place < 37; place++) {
     for (let byte = 0; byte < 256; byte++) {
-      const record = Buffer.alloc(20, 'x');
+      const record = Buffer.alloc(37, 'x');
       record[place] = byte;
       const text = formatValue(plan, record);
       if (native.bpfFormatRecord(encoded, record) !== text) wrong.push(`${place} ${byte} ${text}`);
+    }
+  }
+  t.same(wrong, []);
+  // It quotes texts piece by piece; what is no text may show late.
+  const letters = '"quoted" \\ and\r\n\r\n\r\n\r\n\r\n lines \u00e4\u20ac\u{1f600} ';
+  for (const end of ['', '\u00e4', '\x01', '"', '\x7f']) {
+    for (let repeat = 25; repeat < 45; repeat++) {
+      const record = Buffer.from(letters.repeat(repeat) + end);
+      const text = formatValue(plan, record);
+      if (native.bpfFormatRecord(encoded, record) !== text) wrong.push(`${repeat} ${end}`);
     }
   }
   t.same(wrong, []);

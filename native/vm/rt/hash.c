@@ -4,7 +4,12 @@
  * Readers take no lock. A chain is consistent after every single store, so a writer may die
  * anywhere; the element it was moving carries its owner and is reclaimed when the map runs full.
  * Chains end in a marker with the bucket's number: a reader that was carried into another chain by
- * a reused element notices and starts again. Every index from shared memory is checked. */
+ * a reused element notices and starts again. Every index from shared memory is checked.
+ *
+ * Locked instructions are what a write costs. While less than half of the elements were ever in use
+ * an element that leaves its bucket stays there as a spare for the next key, which then takes it
+ * under the bucket's lock alone. From half on no spares are made, and every element that is handed
+ * out sweeps some of the old ones into the free list: none is missing when the others run out. */
 #include "hash.h"
 
 #define HASH_MULTIPLIER 0x9e3779b97f4a7c15ull
@@ -12,6 +17,7 @@
 #define FREE_LIST_TRIES 64
 #define RECLAIM_WINDOW 16
 #define LRU_WINDOW 256
+#define SWEEP_WINDOW 4 /* at least two: half of the elements sweep the other half */
 
 typedef u64 __attribute__((may_alias, aligned(1))) u64_any;
 typedef u32 __attribute__((may_alias, aligned(1))) u32_any;
@@ -110,16 +116,28 @@ static u32* link_to(const struct vm_map* map, struct rt_bucket* bucket, u32 inde
   return 0;
 }
 
-/* Takes elem out of its locked bucket; it then belongs to `self`. 0 if it was not there. */
-static int unlink_elem(const struct vm_map* map, struct rt_bucket* bucket, u32 index, u32 self) {
-  struct rt_elem* elem = elem_at(map, index);
-  u32* link = link_to(map, bucket, index);
-  if (link == 0) return 0;
+/* The link that leads to the element with this key, or null. The bucket is locked. */
+RT_INLINE u32* link_of(const struct vm_map* map, struct rt_bucket* bucket, const void* key,
+                       u32 hash, u32* index) {
+  u32* link = &bucket->head;
+  for (u32 steps = 0; steps <= map->max_entries; steps++) {
+    u32 at = rt_load(link) - 1;
+    if (at >= map->max_entries) return 0;
+    struct rt_elem* elem = elem_at(map, at);
+    if (rt_load(&elem->hash) == hash && key_equal(map, key_of(elem), key)) {
+      *index = at;
+      return link;
+    }
+    link = &elem->next;
+  }
+  return 0;
+}
+
+/* Takes elem, to which `link` leads, out of its locked bucket; it then belongs to `self`. */
+RT_INLINE void unlink_elem(struct rt_elem* elem, u32* link, u32 self) {
   rt_store_release(&elem->state, self | RT_ELEM_DELETING);
   rt_store_release(link, rt_load(&elem->next));
   rt_store_release(&elem->state, self);
-  rt_add(&ctl_of(map)->count, (u32)-1);
-  return 1;
 }
 
 static void push_free(const struct vm_map* map, u32 index, u32 self) {
@@ -152,6 +170,63 @@ static int pop_free(const struct vm_map* map, u32 self, u32* index) {
   return 0;
 }
 
+RT_INLINE int is_roomy(const struct vm_map* map) {
+  return rt_load(&ctl_of(map)->fresh) < map->max_entries / 2;
+}
+
+/* Leaves an element of ours in its locked bucket; 0 if it must go to the free list. The element
+ * says that it is a spare before the bucket does, so whatever a bucket has for a spare is one. */
+RT_INLINE int make_spare(const struct vm_map* map, struct rt_bucket* bucket, u32 index, u32 self) {
+  if (rt_load(&bucket->spare) != 0) return 0;
+  struct rt_elem* elem = elem_at(map, index);
+  rt_store(&elem->state, RT_ELEM_SPARE);
+  rt_store_release(&bucket->spare, index + 1);
+  /* Only now: whoever sweeps has begun before, or finds it. */
+  if (RT_LIKELY(is_roomy(map))) return 1;
+  rt_store(&bucket->spare, 0);
+  rt_store_release(&elem->state, self);
+  return 0;
+}
+
+/* Takes the spare element of a locked bucket; 0 if there is none. */
+RT_INLINE int take_spare(const struct vm_map* map, struct rt_bucket* bucket, u32 self, u32* index) {
+  u32 at = rt_load(&bucket->spare) - 1;
+  if (at >= map->max_entries) return 0;
+  rt_store(&bucket->spare, 0);
+  *index = at;
+  return rt_claim32(&elem_at(map, at)->state, RT_ELEM_SPARE, self);
+}
+
+/* The bucket that `elem` was in last, locked; null if somebody else has it. */
+static struct rt_bucket* lock_bucket_of(const struct vm_map* map, const struct rt_elem* elem,
+                                        const struct rt_bucket* own, u32 self) {
+  struct rt_bucket* bucket = bucket_at(map, rt_load(&elem->hash));
+  return bucket == own || rt_cas32(&bucket->owner, 0, self) ? bucket : 0;
+}
+
+RT_INLINE void unlock_bucket(struct rt_bucket* bucket, const struct rt_bucket* own) {
+  if (bucket != own) rt_unlock(&bucket->owner);
+}
+
+/* Some steps from the first element on; the caller holds the lock of `own`. */
+static void sweep_spares(const struct vm_map* map, struct rt_bucket* own, u32 self, u32 steps) {
+  struct rt_hash_ctl* ctl = ctl_of(map);
+  for (u32 i = 0; i < steps; i++) {
+    u32 at = rt_load(&ctl->swept);
+    if (at >= map->max_entries / 2) return;
+    struct rt_elem* elem = elem_at(map, at);
+    if (rt_load_acquire(&elem->state) == RT_ELEM_SPARE) {
+      struct rt_bucket* bucket = lock_bucket_of(map, elem, own, self);
+      if (bucket == 0) return; /* the next one tries again */
+      u32 index = 0;
+      int taken = rt_load(&bucket->spare) == at + 1 && take_spare(map, bucket, self, &index);
+      unlock_bucket(bucket, own);
+      if (taken) push_free(map, at, self);
+    }
+    rt_cas32(&ctl->swept, at, at + 1);
+  }
+}
+
 /* Finds an element that a dead writer left behind. The caller holds the lock of `own`. */
 static int reclaim(const struct vm_map* map, struct rt_bucket* own, u32 self, u32* index) {
   struct rt_hash_ctl* ctl = ctl_of(map);
@@ -161,12 +236,14 @@ static int reclaim(const struct vm_map* map, struct rt_bucket* own, u32 self, u3
     struct rt_elem* elem = elem_at(map, at);
     u32 state = rt_load_acquire(&elem->state);
     if (state == RT_ELEM_LINKED) continue;
-    if (state != RT_ELEM_FREE && rt_owner_alive(state & ~RT_ELEM_DELETING)) continue;
+    int is_owned = state != RT_ELEM_FREE && state != RT_ELEM_SPARE;
+    if (is_owned && rt_owner_alive(state & ~RT_ELEM_DELETING)) continue;
     u64 head = rt_load_acquire(&ctl->free_head);
     if ((u32)head != 0) return 0; /* there are free ones after all; the caller tries again */
-    struct rt_bucket* bucket = bucket_at(map, rt_load(&elem->hash));
-    if (bucket != own && !rt_cas32(&bucket->owner, 0, self)) continue;
-    u32* link = state == RT_ELEM_FREE ? 0 : link_to(map, bucket, at);
+    struct rt_bucket* bucket = lock_bucket_of(map, elem, own, self);
+    if (bucket == 0) continue;
+    if (rt_load(&bucket->spare) == at + 1) rt_store(&bucket->spare, 0);
+    u32* link = is_owned ? link_to(map, bucket, at) : 0;
     int taken = 0;
     if (link != 0 && !(state & RT_ELEM_DELETING)) {
       rt_cas32(&elem->state, state, RT_ELEM_LINKED); /* died right after inserting it */
@@ -175,7 +252,7 @@ static int reclaim(const struct vm_map* map, struct rt_bucket* own, u32 self, u3
       taken = rt_load(&ctl->free_head) == head;
       if (!taken) rt_cas32(&elem->state, self, RT_ELEM_FREE);
     }
-    if (bucket != own) rt_unlock(&bucket->owner);
+    unlock_bucket(bucket, own);
     if (taken) {
       *index = at;
       return 1;
@@ -196,11 +273,12 @@ static int evict(const struct vm_map* map, struct rt_bucket* own, u32 self, u32*
       rt_store(ref, 0);
       continue;
     }
-    struct rt_bucket* bucket = bucket_at(map, rt_load(&elem->hash));
-    if (bucket != own && !rt_cas32(&bucket->owner, 0, self)) continue;
-    int taken = unlink_elem(map, bucket, at, self);
-    if (bucket != own) rt_unlock(&bucket->owner);
-    if (taken) {
+    struct rt_bucket* bucket = lock_bucket_of(map, elem, own, self);
+    if (bucket == 0) continue;
+    u32* link = link_to(map, bucket, at);
+    if (link != 0) unlink_elem(elem, link, self);
+    unlock_bucket(bucket, own);
+    if (link != 0) {
       *index = at;
       return 1;
     }
@@ -210,6 +288,8 @@ static int evict(const struct vm_map* map, struct rt_bucket* own, u32 self, u32*
 
 static int alloc_elem(const struct vm_map* map, struct rt_bucket* own, u32 self, u32* index) {
   struct rt_hash_ctl* ctl = ctl_of(map);
+  if (take_spare(map, own, self, index)) return 1;
+  if (!is_roomy(map)) sweep_spares(map, own, self, SWEEP_WINDOW);
   if ((u32)rt_load(&ctl->free_head) != 0 && pop_free(map, self, index)) return 1;
   if (rt_load(&ctl->fresh) < map->max_entries) {
     u32 at = rt_add(&ctl->fresh, 1);
@@ -219,15 +299,27 @@ static int alloc_elem(const struct vm_map* map, struct rt_bucket* own, u32 self,
       return 1;
     }
   }
+  sweep_spares(map, own, self, RECLAIM_WINDOW); /* what others had locked when it was its turn */
   if (is_lru(map) && evict(map, own, self, index)) return 1;
   if (reclaim(map, own, self, index)) return 1;
   return pop_free(map, self, index);
 }
 
+/* As rt_copy_words; most keys and values are one word. */
+RT_INLINE void copy_word(void* dst, const void* src, u32 len) {
+  if (RT_LIKELY(len == 8)) {
+    rt_store((u64*)dst, *(const u64_any*)src);
+  } else if (len == 4) {
+    rt_store((u32_any*)dst, *(const u32_any*)src);
+  } else {
+    rt_copy_words(dst, src, len);
+  }
+}
+
 RT_INLINE void put_value(const struct vm_map* map, u8* dst, const void* value,
                          enum rt_value_source source, int fresh) {
   if (map->type != RT_MAP_PERCPU_HASH && map->type != RT_MAP_LRU_PERCPU_HASH) {
-    rt_copy_words(dst, value, map->value_size);
+    copy_word(dst, value, map->value_size);
   } else if (source == RT_VALUE_ALL_CPUS) {
     for (u32 cpu = 0; cpu < map->cpu_count; cpu++) {
       rt_copy_words(dst + (u64)cpu * map->value_stride,
@@ -246,7 +338,7 @@ static long insert_locked(const struct vm_map* map, struct rt_bucket* bucket, u3
   if (!alloc_elem(map, bucket, self, &index)) return is_lru(map) ? -RT_ENOMEM : -RT_E2BIG;
   struct rt_elem* elem = elem_at(map, index);
   rt_store(&elem->hash, hash);
-  rt_copy_words(key_of(elem), key, map->key_size);
+  copy_word(key_of(elem), key, map->key_size);
   put_value(map, value_of(map, elem), value, source, 1);
   if (is_lru(map)) rt_store(ref_of(map, index), 0);
   u32 head = rt_load(&bucket->head);
@@ -254,7 +346,6 @@ static long insert_locked(const struct vm_map* map, struct rt_bucket* bucket, u3
   rt_store_release(&elem->next, head);
   rt_store_release(&bucket->head, index + 1);
   rt_store_release(&elem->state, RT_ELEM_LINKED);
-  rt_add(&ctl_of(map)->count, 1);
   return 0;
 }
 
@@ -288,12 +379,16 @@ long rt_hash_delete(const struct vm_map* map, const void* key) {
   struct rt_bucket* bucket = bucket_at(map, hash);
   u32 self = rt_owner();
   if (rt_lock(&bucket->owner, self) != 0) return -RT_EBUSY;
-  struct rt_elem* elem = find(map, key, hash);
-  u32 index = elem == 0 ? 0 : index_of(map, elem);
-  int taken = elem != 0 && unlink_elem(map, bucket, index, self);
+  u32 index = 0;
+  u32* link = link_of(map, bucket, key, hash, &index);
+  int is_spare = 0;
+  if (link != 0) {
+    unlink_elem(elem_at(map, index), link, self);
+    is_spare = make_spare(map, bucket, index, self);
+  }
   rt_unlock(&bucket->owner);
-  if (!taken) return -RT_ENOENT;
-  push_free(map, index, self);
+  if (link == 0) return -RT_ENOENT;
+  if (!is_spare) push_free(map, index, self);
   return 0;
 }
 
@@ -334,6 +429,9 @@ long rt_hash_iterate(const struct vm_map* map, u64* cursor, void* key_out, u8** 
 }
 
 u32 rt_hash_count(const struct vm_map* map) {
-  u32 count = rt_load(&ctl_of(map)->count);
-  return count > map->max_entries ? 0 : count;
+  u32 end = rt_load_acquire(&ctl_of(map)->fresh);
+  if (end > map->max_entries) end = map->max_entries;
+  u32 count = 0;
+  for (u32 at = 0; at < end; at++) count += rt_load(&elem_at(map, at)->state) == RT_ELEM_LINKED;
+  return count;
 }

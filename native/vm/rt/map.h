@@ -41,10 +41,13 @@ struct rt_elem {
 struct rt_bucket {
   u32 head;  /* 0 or RT_NULLS|x: empty */
   u32 owner; /* lock: thread id, 0 free */
+  u32 spare; /* element that waits for the next key of this bucket, 0: none; under the lock */
+  u32 reserved;
 };
 #define RT_NULLS 0x80000000u
 #define RT_ELEM_FREE 0u
 #define RT_ELEM_LINKED 0xffffffffu
+#define RT_ELEM_SPARE 0xfffffffeu
 #define RT_ELEM_DELETING (1u << 23)
 
 /* First page of a hash's storage. */
@@ -53,9 +56,9 @@ struct rt_hash_ctl {
   u64 pad0[7];
   u64 free_head; /* generation << 32 | element index + 1 */
   u32 fresh;     /* elements handed out at least once: the others need no free list */
-  u32 count;
-  u32 hand;    /* LRU: next candidate */
-  u32 reclaim; /* next element to look at for a dead owner */
+  u32 swept;     /* those of them that cannot be spare any more */
+  u32 hand;      /* LRU: next candidate */
+  u32 reclaim;   /* next element to look at for a dead owner */
 };
 
 /* Computes geometry and storage_bytes from type, key_size, value_size, max_entries, map_flags and
@@ -81,7 +84,7 @@ long rt_map_next_key(const struct vm_map* map, const void* key, void* next_out);
 /* Next entry at or after *cursor (start with 0) in storage order; -ENOENT at the end. Each entry
  * that stays in the map is seen exactly once. */
 long rt_map_iterate(const struct vm_map* map, u64* cursor, void* key_out, void* value_out);
-/* Number of entries in use (hash: approximate while writers run). */
+/* Number of entries in use, found by looking at all (hash: approximate while writers run). */
 u32 rt_map_count(const struct vm_map* map);
 
 int rt_map_is_percpu(const struct vm_map* map);

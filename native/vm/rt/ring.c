@@ -106,6 +106,7 @@ long rt_ring_consume(const struct vm_map* map, u32 index, struct rt_ring_cursor*
   struct ring ring = ring_at(map, index);
   u64 pos = rt_load(ring.consumer_pos);
   u64 end = rt_load_acquire(&ring.producer->pos);
+  u64 told = pos; /* what the producer knows of */
   u32 taken = 0;
   int stop = 0;
   while (!stop && taken < limit && pos != end) {
@@ -118,7 +119,6 @@ long rt_ring_consume(const struct vm_map* map, u32 index, struct rt_ring_cursor*
     if (!sane || total > ring.size - off || total > end - pos) {
       cursor->corrupt++;
       pos = end & ~7ull;
-      rt_store_release(ring.consumer_pos, pos);
       break;
     }
     if (len & RT_RING_BUSY) {
@@ -128,7 +128,11 @@ long rt_ring_consume(const struct vm_map* map, u32 index, struct rt_ring_cursor*
       taken++;
     }
     pos += total;
+    /* Every store takes this line away from the producer. */
+    if (pos - told < ring.size / 16) continue;
     rt_store_release(ring.consumer_pos, pos);
+    told = pos;
   }
+  if (pos != told) rt_store_release(ring.consumer_pos, pos);
   return (long)taken;
 }
