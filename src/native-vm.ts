@@ -23,7 +23,7 @@ export interface TestRun {
   progId: number;
   /** Copied to the front of a zeroed context; at most a page. */
   ctx: Buffer;
-  engine: 'jit' | 'interpreter';
+  engine: 'jit' | 'interpreter' | 'checked';
   /** How often; 1 if it is not given. */
   repeat?: number;
 }
@@ -38,6 +38,6 @@ export interface TestRunResult {
 export interface NativeVm {
   /** The verifier's answer about each program, or about the one named; on a worker thread. */
   bpfVerify(request: { bytes: Buffer; program?: string }): Promise<ProgramVerdict[]>;
-  /** BPF_PROG_TEST_RUN. The caller waits. @throws E2BIG, ENOENT, ENOMEM */
+  /** BPF_PROG_TEST_RUN. The caller waits. @throws E2BIG, ENOENT, ENOMEM, EFAULT (checked) */
   bpfTestRun(request: TestRun): TestRunResult;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // native/bpf for JavaScript: NativeBpf of src/native.ts. Converts and forwards.
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <string>
@@ -9,6 +10,7 @@
 
 #include "../bpf/format_plan.h"
 #include "../bpf/loader.h"
+#include "../bpf/objects.h"
 #include "../bpf/registry.h"
 #include "../bpf/test_run.h"
 #include "../vm/rt/map.h"
@@ -53,7 +55,7 @@ Napi::Object map_to_js(Napi::Env env, const MapObject& map, LoadedObject::MapTyp
 
 // Helpers that read memory of the process by address: their programs want guarded loads.
 bool reads_memory(const ProgramImage& image) {
-  static constexpr uint32_t kReaders[] = {4, 6, 36, 45, 67, 112, 113, 114, 115, 148, 165, 177};
+  static constexpr uint32_t kReaders[] = {4, 6, 27, 36, 45, 67, 112, 113, 114, 115, 148, 165, 177};
   return std::any_of(image.got.begin(), image.got.end(), [](const GotSlot& slot) {
     return slot.kind == GotKind::kHelper &&
            std::find(std::begin(kReaders), std::end(kReaders), slot.index) != std::end(kReaders);
@@ -237,9 +239,14 @@ Napi::Value bpf_map_update(const Napi::CallbackInfo& info) {
     return env.Undefined();
   }
   if (map->frozen) return throw_failure(env, fail(EPERM, "map is read-only"));
+  if (rt_map_is_nested(&map->view)) {
+    return throw_failure(env, fail(EOPNOTSUPP, "what is in a map of maps, its object file says"));
+  }
   const Args args{info};
-  const long ret =
-      rt_map_write(&map->view, args.bytes(1).data(), args.bytes(2).data(), args.number(3));
+  const uint8_t* value = args.bytes(2).data();
+  const long ret = rt_map_is_keyless(&map->view)
+                       ? rt_map_push(&map->view, value, args.number(3))
+                       : rt_map_write(&map->view, args.bytes(1).data(), value, args.number(3));
   if (ret != 0) throw_failure(env, fail(static_cast<int>(-ret), "map refuses the entry"));
   return env.Undefined();
 }
@@ -249,7 +256,13 @@ Napi::Value bpf_map_delete(const Napi::CallbackInfo& info) {
   const auto map = map_argument(info);
   if (map == nullptr) return env.Undefined();
   if (!check_size(info, 1, map->view.key_size, "key of a wrong size")) return env.Undefined();
-  const long ret = rt_map_delete(&map->view, Args{info}.bytes(1).data());
+  if (rt_map_is_nested(&map->view)) {
+    return throw_failure(env, fail(EOPNOTSUPP, "what is in a map of maps, its object file says"));
+  }
+  std::vector<uint8_t> taken(map->view.value_size);
+  const long ret = rt_map_is_keyless(&map->view)
+                       ? rt_map_pop(&map->view, taken.data())
+                       : rt_map_delete(&map->view, Args{info}.bytes(1).data());
   if (ret != 0) throw_failure(env, fail(static_cast<int>(-ret), "entry cannot be deleted"));
   return env.Undefined();
 }
@@ -267,6 +280,13 @@ Napi::Value bpf_map_dump(const Napi::CallbackInfo& info) {
   uint64_t cursor = 0;
   while (count < limit &&
          rt_map_iterate(&view, &cursor, entry.data(), entry.data() + view.key_size) == 0) {
+    if (rt_map_is_nested(&view)) {
+      uint32_t id = 0;
+      std::memcpy(&id, entry.data() + view.key_size, sizeof id);
+      id = inner_map_id(*map, id);
+      if (id == 0) continue;  // nothing is there
+      std::memcpy(entry.data() + view.key_size, &id, sizeof id);
+    }
     entries.insert(entries.end(), entry.begin(), entry.end());
     count++;
   }
@@ -291,8 +311,9 @@ Napi::Value bpf_test_run(const Napi::CallbackInfo& info) {
   const auto buffer = ctx.As<Napi::Buffer<uint8_t>>();
   TestRun run;
   run.ctx = {buffer.Data(), buffer.Length()};
-  const bool interpret = engine.As<Napi::String>().Utf8Value() == "interpreter";
-  run.engine = interpret ? Engine::kInterpreter : Engine::kJit;
+  const std::string name = engine.As<Napi::String>().Utf8Value();
+  if (name == "interpreter") run.engine = Engine::kInterpreter;
+  if (name == "checked") run.engine = Engine::kChecked;
   const Napi::Value repeat = get(request, "repeat");
   if (repeat.IsNumber()) run.repeat = std::max(1u, repeat.As<Napi::Number>().Uint32Value());
   Result<TestResult> result = test_run(*prog, run);

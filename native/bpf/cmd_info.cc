@@ -44,6 +44,7 @@ long map_info(const BpfCall& call, const MapObject& map) {
   info.value_size = map.view.value_size;
   info.max_entries = map.view.max_entries;
   info.map_flags = map.view.map_flags;
+  if (info.type == BPF_MAP_TYPE_BLOOM_FILTER) info.map_extra = map.view.elem_stride;
   put_name(info.name, map.name);
   info.btf_id = map.btf != nullptr ? map.btf->id : 0;
   info.btf_key_type_id = map.btf_key_type;

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <vector>
 
+#include "../vm/rt/bloom.h"
 #include "../vm/rt/map.h"
 #include "commands.h"
 #include "objects.h"
@@ -37,12 +38,45 @@ Target open_target(int fd, bool writes) {
   return target;
 }
 
+bool is_nested(uint32_t type) {
+  return type == BPF_MAP_TYPE_ARRAY_OF_MAPS || type == BPF_MAP_TYPE_HASH_OF_MAPS;
+}
+
+/// One level, and nothing whose meaning is not in its storage.
+bool may_be_inner(uint32_t type) { return !is_nested(type) && type != BPF_MAP_TYPE_PROG_ARRAY; }
+
+/// Entries of an array of maps can be taken out, unlike those of an array.
+long empty_place(const Target& target, const BpfCall& call) {
+  const vm_map& view = target.map->view;
+  const auto* key = user_ptr<const uint32_t>(call.attr.key);
+  if (*key >= view.max_entries) return -E2BIG;
+  uint32_t number = 0;
+  if (rt_map_read(&view, key, &number) != 0 || number == 0) return -ENOENT;
+  number = 0;
+  return rt_map_write(&view, key, &number, BPF_ANY);
+}
+
+/// What the kernel says to those who delete by key, or ask for the next one, where there is none.
+long keyless_refusal(const vm_map& view) {
+  return view.type == BPF_MAP_TYPE_BLOOM_FILTER ? -EOPNOTSUPP : -EINVAL;
+}
+
 }  // namespace
 
 long cmd_map_create(const BpfCall& call) {
   const bpf_attr& attr = call.attr;
-  if (attr.inner_map_fd != 0 || attr.map_ifindex != 0 || attr.map_extra != 0) return -EINVAL;
+  if (attr.map_ifindex != 0) return -EINVAL;
+  const bool is_bloom = attr.map_type == BPF_MAP_TYPE_BLOOM_FILTER;
+  if ((attr.map_extra & ~uint64_t{is_bloom ? RT_BLOOM_HASHES_MAX : 0}) != 0) return -EINVAL;
   MapSpec spec;
+  if (is_nested(attr.map_type)) {
+    spec.inner_like = map_of_fd(static_cast<int>(attr.inner_map_fd));
+    if (spec.inner_like == nullptr) return -EBADF;
+    if (!may_be_inner(spec.inner_like->view.type)) return -ENOTSUP;
+  } else if (attr.inner_map_fd != 0) {
+    return -EINVAL;
+  }
+  spec.bloom_hashes = static_cast<uint32_t>(attr.map_extra);
   const std::string name(attr.map_name, strnlen(attr.map_name, sizeof(attr.map_name)));
   spec.name = name.c_str();
   spec.type = attr.map_type;
@@ -66,12 +100,30 @@ long cmd_map_lookup(const BpfCall& call) {
   const Target target = open_target(static_cast<int>(call.attr.map_fd), false);
   if (target.error != 0) return target.error;
   if (call.attr.flags != 0) return -EINVAL;
-  return rt_map_read(&target.map->view, user_ptr(call.attr.key), user_ptr(call.attr.value));
+  if (rt_map_is_keyless(&target.map->view)) {
+    if (call.attr.key != 0) return -EINVAL;
+    return rt_map_peek(&target.map->view, user_ptr(call.attr.value));
+  }
+  const long ret =
+      rt_map_read(&target.map->view, user_ptr(call.attr.key), user_ptr(call.attr.value));
+  if (ret != 0 || !rt_map_is_nested(&target.map->view)) return ret;
+  auto* value = user_ptr<uint32_t>(call.attr.value);
+  *value = inner_map_id(*target.map, *value);
+  return *value != 0 ? 0 : -ENOENT;
 }
 
 long cmd_map_update(const BpfCall& call) {
   const Target target = open_target(static_cast<int>(call.attr.map_fd), true);
   if (target.error != 0) return target.error;
+  if (rt_map_is_keyless(&target.map->view)) {
+    if (call.attr.key != 0) return -EINVAL;
+    return rt_map_push(&target.map->view, user_ptr(call.attr.value), call.attr.flags);
+  }
+  if (rt_map_is_nested(&target.map->view)) {
+    const auto inner = map_of_fd(*user_ptr<const int32_t>(call.attr.value));
+    if (inner == nullptr) return -EBADF;
+    return put_inner_map(target.map.get(), user_ptr(call.attr.key), inner, call.attr.flags);
+  }
   return rt_map_write(&target.map->view, user_ptr(call.attr.key), user_ptr(call.attr.value),
                       call.attr.flags);
 }
@@ -79,19 +131,27 @@ long cmd_map_update(const BpfCall& call) {
 long cmd_map_delete(const BpfCall& call) {
   const Target target = open_target(static_cast<int>(call.attr.map_fd), true);
   if (target.error != 0) return target.error;
+  if (rt_map_is_keyless(&target.map->view)) return keyless_refusal(target.map->view);
+  if (target.map->view.type == BPF_MAP_TYPE_ARRAY_OF_MAPS) return empty_place(target, call);
   return rt_map_delete(&target.map->view, user_ptr(call.attr.key));
 }
 
 long cmd_map_next_key(const BpfCall& call) {
   const Target target = open_target(static_cast<int>(call.attr.map_fd), false);
   if (target.error != 0) return target.error;
+  if (rt_map_is_keyless(&target.map->view)) return keyless_refusal(target.map->view);
   return rt_map_next_key(&target.map->view, user_ptr(call.attr.key), user_ptr(call.attr.next_key));
 }
 
 long cmd_map_lookup_and_delete(const BpfCall& call) {
   const Target target = open_target(static_cast<int>(call.attr.map_fd), true);
   if (target.error != 0) return target.error;
-  if (!rt_map_is_hash(&target.map->view)) return -EOPNOTSUPP;
+  const uint32_t type = target.map->view.type;
+  if (type == BPF_MAP_TYPE_QUEUE || type == BPF_MAP_TYPE_STACK) {
+    if (call.attr.key != 0 || call.attr.flags != 0) return -EINVAL;
+    return rt_map_pop(&target.map->view, user_ptr(call.attr.value));
+  }
+  if (!rt_map_is_hash(&target.map->view) || is_nested(type)) return -EOPNOTSUPP;
   const long ret =
       rt_map_read(&target.map->view, user_ptr(call.attr.key), user_ptr(call.attr.value));
   return ret != 0 ? ret : rt_map_delete(&target.map->view, user_ptr(call.attr.key));
@@ -109,6 +169,7 @@ static long lookup_batch(const BpfCall& call, bool deletes) {
   const Target target = open_target(static_cast<int>(batch.map_fd), deletes);
   if (target.error != 0) return target.error;
   const vm_map& view = target.map->view;
+  if (rt_map_is_keyless(&view) || is_nested(view.type)) return -EOPNOTSUPP;
   if (batch.elem_flags != 0 || batch.flags != 0) return -EINVAL;
   if (deletes && !rt_map_is_hash(&view)) return -EOPNOTSUPP;
   uint64_t cursor = 0;
@@ -140,6 +201,7 @@ static long write_batch(const BpfCall& call, bool deletes) {
   const Target target = open_target(static_cast<int>(batch.map_fd), true);
   if (target.error != 0) return target.error;
   const vm_map& view = target.map->view;
+  if (rt_map_is_keyless(&view) || is_nested(view.type)) return -EOPNOTSUPP;
   const auto* keys = user_ptr<const uint8_t>(batch.keys);
   const auto* values = user_ptr<const uint8_t>(batch.values);
   const uint64_t value_bytes = rt_map_value_bytes(&view);

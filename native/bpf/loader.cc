@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 
+#include "../vm/rt/map.h"
 #include "elf_check.h"
 #include "objects.h"
 #include "syscall.h"
@@ -95,6 +96,12 @@ bool may_go_on_with(const DeclaredMap& declared, const MapObject& former, bool s
       view.map_flags != (bpf_map__map_flags(map) & ~uint32_t{BPF_F_NUMA_NODE})) {
     return false;
   }
+  const auto hashes = static_cast<uint32_t>(bpf_map__map_extra(map));
+  if (view.type == BPF_MAP_TYPE_BLOOM_FILTER && hashes != 0 && hashes != view.elem_stride) {
+    return false;
+  }
+  // Programs were verified for inner maps like those that this object declares.
+  if (rt_map_is_nested(&view) && !same_file) return false;
   if (!bpf_map__is_internal(map) || same_file) return true;
   return (view.map_flags & BPF_F_RDONLY_PROG) == 0 && former.initial == declared.initial;
 }

@@ -14,6 +14,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "../vm/rt/bloom.h"
 #include "../vm/rt/helpers.h"
 #include "../vm/rt/map.h"
 #include "../vm/vm.h"
@@ -25,6 +26,7 @@ namespace bpftime {
 namespace {
 
 constexpr size_t kBtfBytesMax = 16u << 20;  // as the kernel's BTF_MAX_SIZE
+constexpr size_t kInnerMapsMax = 4096;      // of one map of maps
 constexpr unsigned kMfdExec = 0x10;         // MFD_EXEC, Linux 6.3
 
 Result<ScopedFd> make_memfd(const char* name, bool executable) {
@@ -132,6 +134,21 @@ Refusal translate(ProgObject& prog, std::span<const int32_t> fd_array) {
   return {};
 }
 
+/// They are mapped wherever the program is.
+void add_inner_maps(ProgObject* prog) {
+  const size_t named = prog->maps.size();
+  for (size_t i = 0; i < named; ++i) {
+    const std::shared_ptr<MapObject> outer = prog->maps[i];
+    if (outer->inner_like == nullptr) continue;
+    const std::lock_guard lock(outer->inner_mutex);
+    prog->inner[outer->id] = outer->inner;
+    for (const auto& inner : outer->inner) {
+      const auto& maps = prog->maps;
+      if (std::find(maps.begin(), maps.end(), inner) == maps.end()) prog->maps.push_back(inner);
+    }
+  }
+}
+
 MapGeometry geometry_of(void* user, uint32_t map_id) {
   for (const auto& map : static_cast<ProgObject*>(user)->maps) {
     if (map->id != map_id) continue;
@@ -183,12 +200,17 @@ Result<std::shared_ptr<MapObject>> lay_out(const MapSpec& spec) {
   view.max_entries = spec.max_entries;
   view.map_flags = spec.flags & ~uint32_t{BPF_F_NUMA_NODE};
   view.cpu_count = possible_cpu_count();
+  view.elem_stride = spec.bloom_hashes;
   const int refused = rt_map_layout(&view);
   if (refused != 0) return fail(-refused, "no such map type, size or flag");
   map->name = spec.name;
   map->btf = spec.btf;
   map->btf_key_type = spec.btf_key_type;
   map->btf_value_type = spec.btf_value_type;
+  if (rt_map_is_nested(&view)) {
+    view.cpu_count = 0;  // nothing lies behind the view itself
+    map->inner_like = spec.inner_like;
+  }
   return map;
 }
 
@@ -222,7 +244,15 @@ Result<std::shared_ptr<MapObject>> create_map(const MapSpec& spec) {
 }
 
 Result<std::shared_ptr<MapObject>> adopt_map(const MapSpec& spec, ScopedFd storage) {
-  Result<std::shared_ptr<MapObject>> laid_out = lay_out(spec);
+  MapSpec whole = spec;
+  if (spec.type == BPF_MAP_TYPE_BLOOM_FILTER) {
+    // Whatever a target has made of it, the filter is its own, and the layout has bounds for it.
+    const auto at = static_cast<off_t>(offsetof(rt_bloom_ctl, hashes));
+    if (pread(storage.get(), &whole.bloom_hashes, sizeof(uint32_t), at) != sizeof(uint32_t)) {
+      return fail(EINVAL, "the map's storage cannot be read");
+    }
+  }
+  Result<std::shared_ptr<MapObject>> laid_out = lay_out(whole);
   if (!laid_out) return laid_out;
   const std::shared_ptr<MapObject>& map = *laid_out;
   const off_t size = lseek(storage.get(), 0, SEEK_END);
@@ -233,6 +263,41 @@ Result<std::shared_ptr<MapObject>> adopt_map(const MapSpec& spec, ScopedFd stora
   if (!mapped) return mapped.error();
   register_object({ObjectKind::kMap, map->id}, map->storage.get(), map);
   return laid_out;
+}
+
+long put_inner_map(MapObject* outer, const void* key, const std::shared_ptr<MapObject>& inner,
+                   uint64_t flags) {
+  const auto is_like = [&](const vm_map& a, const vm_map& b) {
+    const bool same_size = a.max_entries == b.max_entries || rt_map_is_hash(&a) != 0;
+    return a.type == b.type && a.key_size == b.key_size && a.value_size == b.value_size &&
+           a.map_flags == b.map_flags && same_size;
+  };
+  if (outer->inner_like == nullptr || !is_like(outer->inner_like->view, inner->view)) {
+    return -EINVAL;
+  }
+  const std::lock_guard lock(outer->inner_mutex);
+  auto& all = outer->inner;
+  const auto found = std::find(all.begin(), all.end(), inner);
+  const auto number = static_cast<uint32_t>(found - all.begin()) + 1;
+  if (found == all.end()) {
+    if (all.size() >= kInnerMapsMax) return -E2BIG;
+    all.push_back(inner);
+  }
+  return rt_map_write(&outer->view, key, &number, flags);
+}
+
+uint32_t inner_map_id(const MapObject& outer, uint32_t number) {
+  const std::lock_guard lock(outer.inner_mutex);
+  return number - 1 < outer.inner.size() ? outer.inner[number - 1]->id : 0;
+}
+
+std::vector<vm_map> views_of(const ProgObject& prog, const MapObject& map) {
+  std::vector<vm_map> views{map.view};
+  const auto found = prog.inner.find(map.id);
+  if (found == prog.inner.end()) return views;
+  for (const auto& inner : found->second) views.push_back(inner->view);
+  views.front().cpu_count = static_cast<uint32_t>(found->second.size());
+  return views;
 }
 
 Result<std::shared_ptr<ProgObject>> create_prog(const ProgSpec& spec, std::string& log) {
@@ -249,6 +314,7 @@ Result<std::shared_ptr<ProgObject>> create_prog(const ProgSpec& spec, std::strin
     add_log_line(log, refusal.insn, refusal.reason);
     return fail(refusal.errnum, refusal.reason);
   }
+  add_inner_maps(prog.get());
   const Result<void> verified = verify_prog(prog.get(), spec, log);
   if (!verified) return verified.error();
   CompileOptions compile_options;

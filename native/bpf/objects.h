@@ -54,6 +54,13 @@ enum class ObjectKind : uint8_t { kMap, kProg, kBtf };
 /// Smallest live id above `after`; 0 if there is none.
 uint32_t next_id(ObjectKind kind, uint32_t after);
 
+/// Puts a map into a map of maps. EINVAL: it is not like the one that was made for; else as
+/// rt_map_write.
+long put_inner_map(MapObject* outer, const void* key, const std::shared_ptr<MapObject>& inner,
+                   uint64_t flags);
+/// What a map of maps holds under a number that was read from its storage: an id, or 0.
+uint32_t inner_map_id(const MapObject& outer, uint32_t number);
+
 /// A descriptor of the same file for a caller of bpf(2), or a negative errno.
 int dup_for_user(int fd);
 

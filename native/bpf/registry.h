@@ -7,7 +7,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -30,6 +32,11 @@ struct MapObject {
   std::shared_ptr<BtfObject> btf;                 // what the two refer to; may be null
   std::atomic<bool> frozen = false;               // bpf(2) may not change it any more
   std::vector<uint8_t> initial;  // global variables: what the object file said they begin with
+  // Of a map of maps: what each inner map has to be like, and those that were ever put in. A value
+  // in the storage is a place in `inner`, from 1 on; places are never used for another map.
+  std::shared_ptr<MapObject> inner_like;
+  std::vector<std::shared_ptr<MapObject>> inner;
+  mutable std::mutex inner_mutex;
   ~MapObject();
 };
 
@@ -49,10 +56,13 @@ struct ProgObject {
   std::vector<uint64_t> insns;  // final bytecode, raw 8-byte slots, map fds replaced by map ids
   ProgramImage image;
   ScopedFd text;  // memfd holding image.text, opened read-only: mapped R-X in targets
-  std::vector<std::shared_ptr<MapObject>> maps;  // all maps that image.got names, then bound ones
-  std::string section;                           // SEC(), when libbpf loaded it for us
-  std::shared_ptr<BtfObject> btf;                // what the two below refer to; may be null
-  std::vector<uint8_t> func_info, line_info;     // struct bpf_func_info[], struct bpf_line_info[]
+  // All maps that image.got names, then bound ones, and the inner maps of maps of maps.
+  std::vector<std::shared_ptr<MapObject>> maps;
+  // What was in each map of maps, by its id, when the program was loaded: what it can reach.
+  std::map<uint32_t, std::vector<std::shared_ptr<MapObject>>> inner;
+  std::string section;                        // SEC(), when libbpf loaded it for us
+  std::shared_ptr<BtfObject> btf;             // what the two below refer to; may be null
+  std::vector<uint8_t> func_info, line_info;  // struct bpf_func_info[], struct bpf_line_info[]
   ~ProgObject();
 };
 
@@ -61,6 +71,8 @@ struct MapSpec {
   const char* name = "";
   uint32_t btf_key_type = 0, btf_value_type = 0;
   std::shared_ptr<BtfObject> btf = nullptr;
+  std::shared_ptr<MapObject> inner_like = nullptr;  // of a map of maps
+  uint32_t bloom_hashes = 0;  // of a bloom filter; 0: as many as the kernel takes
 };
 
 /// Creates a map that no bpf(2) descriptor refers to (the attach engine's log ring). It lives as
@@ -70,6 +82,10 @@ Result<std::shared_ptr<MapObject>> create_map(const MapSpec& spec);
 /// A map over storage that another daemon made for the same spec, with what is in it. EINVAL: it is
 /// of another size.
 Result<std::shared_ptr<MapObject>> adopt_map(const MapSpec& spec, ScopedFd storage);
+
+/// A map's view as a program gets it: the map's own, and behind that of a map of maps those of its
+/// inner maps. `base` of each is the daemon's.
+std::vector<vm_map> views_of(const ProgObject& prog, const MapObject& map);
 
 std::shared_ptr<MapObject> find_map(uint32_t id);
 std::shared_ptr<ProgObject> find_prog(uint32_t id);

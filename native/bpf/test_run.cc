@@ -20,13 +20,21 @@ namespace {
 
 constexpr size_t kCtxBytesMax = 4096;
 
+/// The maps of a program as it sees them here.
+struct World {
+  explicit World(const ProgObject& prog) {
+    for (const auto& map : prog.maps) views.emplace_back(map.get(), views_of(prog, *map));
+  }
+  std::vector<std::pair<const MapObject*, std::vector<vm_map>>> views;
+};
+
 uint64_t resolve(void* user, const GotSlot& slot) {
   if (slot.kind == GotKind::kHelper) {
     return reinterpret_cast<uint64_t>(rt_helper(slot.index));
   }
-  for (const auto& map : static_cast<const ProgObject*>(user)->maps) {
+  for (const auto& [map, views] : static_cast<const World*>(user)->views) {
     if (map->id != slot.index) continue;
-    if (slot.kind == GotKind::kMap) return reinterpret_cast<uint64_t>(&map->view);
+    if (slot.kind == GotKind::kMap) return reinterpret_cast<uint64_t>(views.data());
     return reinterpret_cast<uint64_t>(map->view.base + map->view.data_off + slot.offset);
   }
   return 0;
@@ -36,6 +44,21 @@ uint64_t now_ns() {
   timespec ts;
   clock_gettime(CLOCK_MONOTONIC, &ts);
   return static_cast<uint64_t>(ts.tv_sec) * 1000000000u + static_cast<uint64_t>(ts.tv_nsec);
+}
+
+Checks::Range range_of(const void* begin, uint64_t bytes) {
+  const auto address = reinterpret_cast<uint64_t>(begin);
+  return {address, address + bytes};
+}
+
+/// Values and records lie in the storage of the maps; its other parts are not told apart.
+Checks checks_of(const ProgObject& prog, const std::vector<uint8_t>& ctx) {
+  Checks checks;
+  checks.ranges.push_back(range_of(ctx.data(), ctx.size()));
+  for (const auto& map : prog.maps) {
+    checks.ranges.push_back(range_of(map->view.base, map->view.storage_bytes));
+  }
+  return checks;
 }
 
 template <typename Run>
@@ -58,10 +81,21 @@ Result<TestResult> test_run(const ProgObject& prog, const TestRun& run) {
   result.ctx.resize(ctx_bytes);
   if (!run.ctx.empty()) std::memcpy(result.ctx.data(), run.ctx.data(), run.ctx.size());
   void* const ctx = result.ctx.data();
-  const Resolver resolver{resolve, const_cast<ProgObject*>(&prog)};
-  if (run.engine == Engine::kInterpreter) {
+  World world(prog);
+  const Resolver resolver{resolve, &world};
+  if (run.engine != Engine::kJit) {
     Result<Program> program = Program::link(prog.insns, resolver);
     if (!program) return program.error();
+    if (run.engine == Engine::kChecked) {
+      Checks checks = checks_of(prog, result.ctx);
+      run_timed(run, result, [&]() -> uint64_t {
+        if (checks.reason != nullptr) return 0;
+        checks.insns_left = kCheckedInsnsMax;
+        return interp_run(*program, ctx, run.ctx.size(), &checks);
+      });
+      if (checks.reason != nullptr) return fail(EFAULT, checks.reason);
+      return result;
+    }
     run_timed(run, result, [&] { return interp_run(*program, ctx, run.ctx.size()); });
     return result;
   }

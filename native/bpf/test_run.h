@@ -10,7 +10,7 @@
 
 namespace bpftime {
 
-enum class Engine : uint8_t { kJit, kInterpreter };
+enum class Engine : uint8_t { kJit, kInterpreter, kChecked };
 
 struct TestRun {
   std::span<const uint8_t> ctx;  // copied to the front of a zeroed probe_frame
@@ -25,7 +25,11 @@ struct TestResult {
   std::vector<uint8_t> ctx;  // as the program left it
 };
 
-/// E2BIG: context over a page; ENOENT: the image names a helper or map that is not here; ENOMEM.
+/// Instructions that one run of the checked interpreter may take.
+inline constexpr uint64_t kCheckedInsnsMax = 1000000000;
+
+/// E2BIG: context over a page; ENOENT: the image names a helper or map that is not here; ENOMEM;
+/// EFAULT: the checked interpreter stopped the program, which the verifier had accepted.
 Result<TestResult> test_run(const ProgObject& prog, const TestRun& run);
 
 }  // namespace bpftime

@@ -13,6 +13,8 @@ namespace bpftime {
 
 namespace {
 
+// The id under which the verifier hears of what lies in a map of maps, with that map's own.
+constexpr uint32_t kInnerOf = 1u << 31;
 constexpr uint64_t kExit = BPF_JMP | BPF_EXIT;
 
 /// The last program of a thread that was refused. Map ids in its bytecode are never used twice.
@@ -31,15 +33,18 @@ const MapObject* map_of(void* user, uint32_t id) {
 
 verify::MapShape shape_of(void* user, uint32_t id) {
   verify::MapShape shape;
-  const MapObject* map = map_of(user, id);
+  const bool is_inner = (id & kInnerOf) != 0;
+  const MapObject* outer = map_of(user, id & ~kInnerOf);
+  const MapObject* map = is_inner && outer != nullptr ? outer->inner_like.get() : outer;
   if (map == nullptr) return shape;
+  if (map->inner_like != nullptr) shape.inner = id | kInnerOf;
   shape.type = map->view.type;
   shape.key_bytes = map->view.key_size;
   shape.value_bytes = map->view.value_size;
   shape.max_entries = map->view.max_entries;
   shape.flags = map->view.map_flags;
-  shape.is_constant = map->frozen && (map->view.map_flags & BPF_F_RDONLY_PROG) != 0;
-  shape.name = map->name.c_str();
+  shape.is_constant = !is_inner && map->frozen && (map->view.map_flags & BPF_F_RDONLY_PROG) != 0;
+  shape.name = outer->name.c_str();
   return shape;
 }
 

@@ -152,8 +152,10 @@ Result<void> Session::ensure_program(uint32_t prog_id) {
   Image image;
   image.program = program;
   const uint64_t text_bytes = program->image.got_off();
-  const uint64_t got_bytes = align_up(
-      program->image.got.size() * 8 + program->maps.size() * sizeof(vm_map) + 8, ABI_PAGE_BYTES);
+  uint64_t views = 0;
+  for (const auto& map : program->maps) views += views_of(*program, *map).size();
+  const uint64_t got_bytes =
+      align_up(program->image.got.size() * 8 + views * sizeof(vm_map) + 8, ABI_PAGE_BYTES);
   image.bytes = text_bytes + got_bytes;
   // One range for both; the text then goes over its first pages.
   std::vector<MapWant> range;
@@ -194,17 +196,17 @@ Result<void> Session::ensure_program(uint32_t prog_id) {
 Result<std::vector<uint8_t>> Session::make_got(const Image& image) const {
   const ProgObject& program = *image.program;
   const uint64_t got = image.base + program.image.got_off();
-  const uint64_t views = align_up(got + program.image.got.size() * 8, 8);
-  std::vector<uint8_t> bytes(views - got + program.maps.size() * sizeof(vm_map));
+  std::vector<uint8_t> bytes(align_up(program.image.got.size() * 8, 8));
   std::unordered_map<uint32_t, uint64_t> view_at;
-  for (size_t i = 0; i < program.maps.size(); ++i) {
-    vm_map view = program.maps[i]->view;
-    const auto at = map_addrs_.find(program.maps[i]->id);
-    if (at == map_addrs_.end()) return fail(EIO, "a map of a program is not mapped");
-    view.base = reinterpret_cast<u8*>(at->second);
-    const uint64_t off = views - got + i * sizeof(vm_map);
-    memcpy(bytes.data() + off, &view, sizeof view);
-    view_at[program.maps[i]->id] = got + off;
+  for (const auto& map : program.maps) {
+    view_at[map->id] = got + bytes.size();
+    for (vm_map view : views_of(program, *map)) {
+      const auto at = map_addrs_.find(view.id);
+      if (at == map_addrs_.end()) return fail(EIO, "a map of a program is not mapped");
+      view.base = reinterpret_cast<u8*>(at->second);
+      const auto* raw = reinterpret_cast<const uint8_t*>(&view);
+      bytes.insert(bytes.end(), raw, raw + sizeof view);
+    }
   }
   for (size_t i = 0; i < program.image.got.size(); ++i) {
     const GotSlot& slot = program.image.got[i];

@@ -84,8 +84,19 @@ class ElfText {
     return true;
   }
 
+  /// The first section of code that is not .text, where compilers put what has no section of its
+  /// own: functions that are called.
+  [[nodiscard]] std::string main_section() const {
+    for (const Elf64_Shdr& section : sections_) {
+      const std::string name = text_at(names_, section.sh_name);
+      if (is_code(section) && section.sh_size != 0 && name != ".text") return name;
+    }
+    return ".text";
+  }
+
   // The main section, then every other one with code.
-  bool place(const std::string& main_name) {
+  bool place(const std::string& wanted) {
+    const std::string main_name = wanted.empty() ? main_section() : wanted;
     std::vector<size_t> order;
     for (size_t i = 0; i < sections_.size(); ++i) {
       if (!is_code(sections_[i]) || sections_[i].sh_size == 0) continue;

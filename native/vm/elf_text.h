@@ -15,8 +15,9 @@ namespace bpftime {
 /// The number of the helper of a name, or a negative number.
 using HelperByName = std::function<int64_t(const std::string& name)>;
 
-/// Slots with the section `main_name` in front. Empty, and `why` has a sentence, when the file is
-/// none, is damaged, has no such section, or refers to anything but code and helpers.
+/// Slots with the section `main_name` in front ("": the first one with a program). Empty, and `why`
+/// has a sentence, when the file is none, is damaged, has no such section, or refers to anything
+/// but code and helpers.
 std::vector<uint64_t> text_of_elf(std::span<const uint8_t> file, const std::string& main_name,
                                   const HelperByName& helper, std::string& why);
 

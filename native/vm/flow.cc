@@ -259,13 +259,44 @@ class CallGraph {
   std::vector<State> state_;
 };
 
+struct AbsentHelper {
+  uint32_t first, last;
+  const char* reason;
+};
+
+// Of the kernel's helpers those that people miss, with what to do instead.
+constexpr AbsentHelper kAbsentHelpers[] = {
+    {12, 12, "bpf_tail_call is not offered here (call a function of the program)"},
+    {35, 35,
+     "bpf_get_current_task is not offered: there is no kernel below a program of ours (use "
+     "bpf_get_current_pid_tgid and bpf_get_current_comm)"},
+    {58, 58,
+     "bpf_override_return is not offered: a probe here does not change what a function returns"},
+    {80, 80, "bpf_get_current_cgroup_id is not offered: a process cannot ask the kernel for it"},
+    {93, 94,
+     "spin locks are not offered here (use atomic operations: __sync_fetch_and_add and its like)"},
+    {156, 157,
+     "task storage is not offered here (use a hash whose key is bpf_get_current_pid_tgid())"},
+    {158, 158,
+     "bpf_get_current_task_btf is not offered: there is no kernel below a program of ours (use "
+     "bpf_get_current_pid_tgid and bpf_get_current_comm)"},
+    {169, 172, "timers are not offered: nobody would run them (look at the clock in the probe)"},
+    {186, 187,
+     "return values are not offered to programs of this kind (PT_REGS_RC in a uretprobe)"},
+    {197, 203, "dynptrs are not offered here (bpf_ringbuf_output takes records of varying size)"},
+    {209, 209, "user ring buffers are not offered here (write to a map)"},
+};
+
 }  // namespace
 
 const char* helper_refusal(uint32_t id, const HelperSet* helpers) {
   if (id < kHelperIdMax && (helpers == nullptr || helpers->test(id))) return nullptr;
   const bool poisoned = id == kPoisonCore || (id >= kPoisonMap && id < kPoisonKfuncEnd);
-  return poisoned ? "uses a type, field, map or function that does not exist here"
-                  : "no helper has this id";
+  if (poisoned) return "uses a type, field, map or function that does not exist here";
+  for (const AbsentHelper& absent : kAbsentHelpers) {
+    if (absent.first <= id && id <= absent.last) return absent.reason;
+  }
+  return "no helper has this id";
 }
 
 uint32_t Flow::subprog_of(uint32_t slot) const {

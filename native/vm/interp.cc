@@ -186,8 +186,48 @@ struct Frame {
 
 using Op = Program::Op;
 
-uint64_t run(const Program& program, uint32_t entry, uint64_t* regs) {
+/// Lets a checked run touch its own stack while it lasts. What a helper that calls back has on its
+/// stack, the key of an element for one, lies between those of the two runs and may be touched,
+/// too.
+class StackOfRun {
+ public:
+  StackOfRun(Checks* checks, const void* stack, uint64_t bytes) : checks_(checks) {
+    if (checks == nullptr) return;
+    outer_ = checks->stack;
+    const auto begin = reinterpret_cast<uint64_t>(stack);
+    checks->stack = {begin, outer_.end != 0 ? outer_.end : begin + bytes};
+  }
+  ~StackOfRun() {
+    if (checks_ != nullptr) checks_->stack = outer_;
+  }
+  StackOfRun(const StackOfRun&) = delete;
+  StackOfRun& operator=(const StackOfRun&) = delete;
+
+ private:
+  Checks* checks_;
+  Checks::Range outer_{};
+};
+
+// Of run() below.
+#define REFUSE(reason) return checks->refuse(static_cast<uint32_t>(op - ops), reason)
+#define DISPATCH()                                               \
+  do {                                                           \
+    if constexpr (kChecked) {                                    \
+      if (checks->insns_left-- == 0) REFUSE("ran for too long"); \
+    }                                                            \
+    goto* kLabels[op->code];                                     \
+  } while (0)
+// The bytes at an address may be touched.
+#define CHECK(address, bytes)                                                          \
+  if constexpr (kChecked) {                                                            \
+    if (!checks->allows(address, bytes)) REFUSE("touches memory that is not its own"); \
+  }
+
+/// `checks` is null where kChecked is false.
+template <bool kChecked>
+uint64_t run(const Program& program, uint32_t entry, uint64_t* regs, Checks* checks) {
   alignas(16) uint8_t stack[kCallFramesMax * kFrameBytes];
+  const StackOfRun live(checks, stack, sizeof stack);
   Frame frames[kCallFramesMax];
   uint32_t depth = 0;
   // Deeper frames lie at lower addresses, as in compiled code.
@@ -203,7 +243,6 @@ uint64_t run(const Program& program, uint32_t entry, uint64_t* regs) {
           BPFTIME_OTHER_LIST(V)
 #undef V
   };
-#define DISPATCH() goto* kLabels[op->code]
 #define NEXT()  \
   do {          \
     ++op;       \
@@ -304,31 +343,34 @@ uint64_t run(const Program& program, uint32_t entry, uint64_t* regs) {
   STMT(Swap32, DST = __builtin_bswap32(static_cast<uint32_t>(DST)))
   STMT(Swap64, DST = __builtin_bswap64(DST))
 
-  STMT(LdxB, DST = load<uint8_t>(MEM(src)))
-  STMT(LdxH, DST = load<uint16_t>(MEM(src)))
-  STMT(LdxW, DST = load<uint32_t>(MEM(src)))
-  STMT(LdxDw, DST = load<uint64_t>(MEM(src)))
-  STMT(LdsxB, DST = static_cast<uint64_t>(load<int8_t>(MEM(src))))
-  STMT(LdsxH, DST = static_cast<uint64_t>(load<int16_t>(MEM(src))))
-  STMT(LdsxW, DST = static_cast<uint64_t>(load<int32_t>(MEM(src))))
-  STMT(StB, store(MEM(dst), static_cast<uint8_t>(op->imm)))
-  STMT(StH, store(MEM(dst), static_cast<uint16_t>(op->imm)))
-  STMT(StW, store(MEM(dst), static_cast<uint32_t>(op->imm)))
-  STMT(StDw, store(MEM(dst), op->imm))
-  STMT(StxB, store(MEM(dst), static_cast<uint8_t>(SRC)))
-  STMT(StxH, store(MEM(dst), static_cast<uint16_t>(SRC)))
-  STMT(StxW, store(MEM(dst), static_cast<uint32_t>(SRC)))
-  STMT(StxDw, store(MEM(dst), SRC))
-  STMT(Atomic64, run_atomic<uint64_t>(*op, regs))
-  STMT(Atomic32, run_atomic<uint32_t>(*op, regs))
-  STMT(LoadAcq, DST = load_acquire(MEM(src), op->imm))
-  STMT(StoreRel, store_release(MEM(dst), SRC, op->imm))
+  STMT(LdxB, CHECK(MEM(src), 1) DST = load<uint8_t>(MEM(src)))
+  STMT(LdxH, CHECK(MEM(src), 2) DST = load<uint16_t>(MEM(src)))
+  STMT(LdxW, CHECK(MEM(src), 4) DST = load<uint32_t>(MEM(src)))
+  STMT(LdxDw, CHECK(MEM(src), 8) DST = load<uint64_t>(MEM(src)))
+  STMT(LdsxB, CHECK(MEM(src), 1) DST = static_cast<uint64_t>(load<int8_t>(MEM(src))))
+  STMT(LdsxH, CHECK(MEM(src), 2) DST = static_cast<uint64_t>(load<int16_t>(MEM(src))))
+  STMT(LdsxW, CHECK(MEM(src), 4) DST = static_cast<uint64_t>(load<int32_t>(MEM(src))))
+  STMT(StB, CHECK(MEM(dst), 1) store(MEM(dst), static_cast<uint8_t>(op->imm)))
+  STMT(StH, CHECK(MEM(dst), 2) store(MEM(dst), static_cast<uint16_t>(op->imm)))
+  STMT(StW, CHECK(MEM(dst), 4) store(MEM(dst), static_cast<uint32_t>(op->imm)))
+  STMT(StDw, CHECK(MEM(dst), 8) store(MEM(dst), op->imm))
+  STMT(StxB, CHECK(MEM(dst), 1) store(MEM(dst), static_cast<uint8_t>(SRC)))
+  STMT(StxH, CHECK(MEM(dst), 2) store(MEM(dst), static_cast<uint16_t>(SRC)))
+  STMT(StxW, CHECK(MEM(dst), 4) store(MEM(dst), static_cast<uint32_t>(SRC)))
+  STMT(StxDw, CHECK(MEM(dst), 8) store(MEM(dst), SRC))
+  STMT(Atomic64, CHECK(MEM(dst), 8) run_atomic<uint64_t>(*op, regs))
+  STMT(Atomic32, CHECK(MEM(dst), 4) run_atomic<uint32_t>(*op, regs))
+  STMT(LoadAcq, CHECK(MEM(src), op->imm) DST = load_acquire(MEM(src), op->imm))
+  STMT(StoreRel, CHECK(MEM(dst), op->imm) store_release(MEM(dst), SRC, op->imm))
 
 lGoto:
   op = ops + op->target;
   DISPATCH();
 lCallHelper:
   regs[0] = reinterpret_cast<HelperFn>(op->imm)(regs[1], regs[2], regs[3], regs[4], regs[5]);
+  if constexpr (kChecked) {
+    if (checks->reason != nullptr) return 0;  // in a function that the helper called
+  }
   NEXT();
 lCallLocal : {
   Frame& frame = frames[depth++];
@@ -357,18 +399,27 @@ lExit:
 #undef SRC
 #undef DST
 #undef NEXT
+#undef CHECK
 #undef DISPATCH
+#undef REFUSE
 }
 
 // Helpers take callbacks as plain function addresses. An interpreted callback gets one from this
 // fixed set; it finds its program through the thread that runs it.
 thread_local const Program* current_program = nullptr;
+thread_local Checks* current_checks = nullptr;
+
+uint64_t run_from(const Program& program, uint32_t entry, uint64_t* regs, Checks* checks) {
+  return checks == nullptr ? run<false>(program, entry, regs, nullptr)
+                           : run<true>(program, entry, regs, checks);
+}
 
 template <uint32_t kIndex>
 uint64_t callback_thunk(uint64_t r1, uint64_t r2, uint64_t r3, uint64_t r4, uint64_t r5) {
   uint64_t regs[kFrameReg + 1] = {0, r1, r2, r3, r4, r5};
   const Program* program = current_program;
-  return run(*program, program->callback_entry(kIndex), regs);
+  if (current_checks != nullptr && current_checks->reason != nullptr) return 1;  // it is over
+  return run_from(*program, program->callback_entry(kIndex), regs, current_checks);
 }
 
 template <uint32_t... kIndices>
@@ -477,14 +528,17 @@ Result<Program> Program::link(std::span<const uint64_t> slots, const Resolver& r
   return program;
 }
 
-uint64_t interp_run(const Program& program, void* ctx, uint64_t ctx_bytes) {
+uint64_t interp_run(const Program& program, void* ctx, uint64_t ctx_bytes, Checks* checks) {
   uint64_t regs[kFrameReg + 1] = {};
   regs[1] = reinterpret_cast<uint64_t>(ctx);
   regs[2] = ctx_bytes;
   const Program* outer = current_program;
+  Checks* outer_checks = current_checks;
   current_program = &program;
-  const uint64_t result = run(program, 0, regs);
+  current_checks = checks;
+  const uint64_t result = run_from(program, 0, regs, checks);
   current_program = outer;
+  current_checks = outer_checks;
   return result;
 }
 

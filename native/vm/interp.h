@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Interpreter: the reference for what each instruction means. Works from a predecoded Program;
-// memory accesses are plain loads and stores, exactly as in compiled code.
+// memory accesses are plain loads and stores, exactly as in compiled code, or checked ones.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -38,8 +39,37 @@ class Program {
   std::vector<uint32_t> callbacks_;  // op index of each function whose address is taken
 };
 
+/// What a checked run is held to: it touches these ranges and its stack, nothing else, and ends
+/// within a number of instructions. What helpers do is theirs.
+struct Checks {
+  struct Range {
+    uint64_t begin = 0, end = 0;
+  };
+  std::vector<Range> ranges;
+  uint64_t insns_left = 0;
+  // out: what it did that it must not, and at which slot; null: nothing
+  const char* reason = nullptr;
+  uint32_t insn_index = 0;
+
+  Range stack{};  // kept by the run
+
+  [[nodiscard]] bool allows(uint64_t address, uint64_t bytes) const {
+    const auto covers = [=](const Range& range) {
+      return address >= range.begin && address <= range.end && bytes <= range.end - address;
+    };
+    return covers(stack) || std::any_of(ranges.begin(), ranges.end(), covers);
+  }
+  uint64_t refuse(uint32_t slot, const char* why) {
+    reason = why;
+    insn_index = slot;
+    return 0;
+  }
+};
+
 /// Runs the main program with r1 = ctx and r2 = ctx_bytes; returns r0. Callbacks taken by the
-/// program are callable only while this runs and only on the same thread.
-uint64_t interp_run(const Program& program, void* ctx, uint64_t ctx_bytes = 0);
+/// program are callable only while this runs and only on the same thread. With `checks` the result
+/// counts only if checks->reason is null.
+uint64_t interp_run(const Program& program, void* ctx, uint64_t ctx_bytes = 0,
+                    Checks* checks = nullptr);
 
 }  // namespace bpftime

@@ -1,5 +1,8 @@
 // Lines of maps/<map>/entries: `KEY: VALUE`, typed by BTF. Per-CPU maps have a list of one value
-// per CPU. What is read can be written back; `-KEY` deletes.
+// per CPU. What is read can be written back; `-KEY` deletes. Queues, stacks and bloom filters have
+// no keys: a line is a `VALUE` that is pushed, `-` takes out what a program would get next. Values
+// of stack trace maps are lists of addresses, which only programs write.
+import { fail } from '../errors.js';
 import type { BpfMapInfo, BpfObjectInfo } from '../native.js';
 import { encodeValue } from './encode.js';
 import { formatValue } from './format.js';
@@ -16,14 +19,34 @@ export interface EntryChange {
   value: Buffer | undefined;
 }
 
+/** QUEUE, STACK, BLOOM_FILTER. */
+const keylessTypes = new Set([22, 23, 30]);
+const BLOOM_FILTER = 30;
+const STACK_TRACE = 7;
+/** ARRAY_OF_MAPS, HASH_OF_MAPS: values are ids of maps. */
+const nestedTypes = new Set([12, 13]);
+
 const roundUp8 = (bytes: number): number => Math.ceil(bytes / 8) * 8;
 const isPerCpu = (map: BpfMapInfo): boolean => perCpuTypes.has(map.type);
+const isKeyless = (map: BpfMapInfo): boolean => keylessTypes.has(map.type);
 
 function valueBytes(map: BpfMapInfo): number {
   return isPerCpu(map) ? roundUp8(map.valueSize) * map.cpuCount : map.valueSize;
 }
 
+/** Addresses, from the probe outwards; zeroes fill up what is left. */
+function showStack(bytes: Buffer): string {
+  const addresses = [];
+  for (let at = 0; at + 8 <= bytes.length; at += 8) {
+    const address = bytes.readBigUInt64LE(at);
+    if (address === 0n) break;
+    addresses.push(`"0x${address.toString(16)}"`);
+  }
+  return `[${addresses.join(',')}]`;
+}
+
 function showValue(map: BpfMapInfo, plan: Plan, bytes: Buffer): string {
+  if (map.type === STACK_TRACE) return showStack(bytes);
   if (!isPerCpu(map)) return formatValue(plan, bytes);
   const stride = roundUp8(map.valueSize);
   const values = [];
@@ -45,8 +68,8 @@ export function showEntries(
   const lines = [];
   for (let i = 0; i < dump.count; i++) {
     const entry = dump.entries.subarray(i * entryBytes, (i + 1) * entryBytes);
-    const keyText = formatValue(key, entry.subarray(0, map.keySize));
-    lines.push(`${keyText}: ${showValue(map, value, entry.subarray(map.keySize))}\n`);
+    const keyText = isKeyless(map) ? '' : `${formatValue(key, entry.subarray(0, map.keySize))}: `;
+    lines.push(`${keyText}${showValue(map, value, entry.subarray(map.keySize))}\n`);
   }
   return lines.join('');
 }
@@ -64,8 +87,20 @@ function encodeValues(map: BpfMapInfo, plan: Plan, value: TextValue, reader: Tex
   return bytes;
 }
 
+function parsePushed(plan: Plan, map: BpfMapInfo, line: string): EntryChange {
+  const key = Buffer.alloc(0);
+  if (line.trim() === '-') {
+    if (map.type !== BLOOM_FILTER) return { key, value: undefined };
+    fail('EINVAL', '-: nothing can be taken out of a bloom filter (load the object anew)');
+  }
+  const reader = new TextReader(line);
+  const value = encodeValue(plan, reader.value(), (reason) => reader.refuse(reason));
+  if (!reader.atEnd()) reader.refuse('after the value: the line should end (there are no keys)');
+  return { key, value };
+}
+
 /**
- * Parses `KEY: VALUE` or `-KEY`.
+ * Parses `KEY: VALUE` or `-KEY`; of maps without keys `VALUE` or `-`.
  * @throws {FsError} EINVAL with the column of the mistake
  */
 export function parseEntry(object: BpfObjectInfo, map: BpfMapInfo, line: string): EntryChange {
@@ -74,6 +109,7 @@ export function parseEntry(object: BpfObjectInfo, map: BpfMapInfo, line: string)
     (reason: string): never =>
       reader.refuse(reason);
   const [key, value] = [keyPlan(object, map), valuePlan(object, map)];
+  if (isKeyless(map)) return parsePushed(value, map, line);
   if (line.trimStart().startsWith('-')) {
     // `-5: 1` is an update of key -5, `-5` the deletion of key 5.
     const deletion = new TextReader(line, line.indexOf('-') + 1);
@@ -82,6 +118,13 @@ export function parseEntry(object: BpfObjectInfo, map: BpfMapInfo, line: string)
       return { key: encodeValue(key, keyValue, refuseAt(deletion)), value: undefined };
     }
   }
+  if (nestedTypes.has(map.type)) {
+    fail(
+      'EINVAL',
+      `${line}: what is in a map of maps, its object file says (write to the inner map)`,
+    );
+  }
+  if (map.type === STACK_TRACE) fail('EINVAL', `${line}: only programs write stacks (-ID deletes)`);
   const reader = new TextReader(line);
   const keyBytes = encodeValue(key, reader.value(), refuseAt(reader));
   reader.expect(':');

@@ -69,11 +69,11 @@ export const vmCommands: readonly VmCommand[] = [
         doc: 'How often it is run, 1 to 1000000000. The time is the mean of all.',
       },
       engine: {
-        arg: 'jit | interp',
+        arg: 'jit | interp | checked',
         type: 'string',
-        choices: ['jit', 'interp'],
+        choices: ['jit', 'interp', 'checked'],
         fallback: 'jit',
-        doc: 'Machine code, as in processes, or the interpreter.',
+        doc: 'Machine code, as in processes, the interpreter, or one that looks at each access of memory and stops a run after 1000000000 instructions.',
       },
     },
     run: (args) =>
@@ -82,7 +82,7 @@ export const vmCommands: readonly VmCommand[] = [
         program: args['program'] as string | undefined,
         mem: args['mem'] as string | undefined,
         repeat: args['repeat'] as number,
-        engine: args['engine'] === 'interp' ? 'interp' : 'jit',
+        engine: args['engine'] as 'jit' | 'interp' | 'checked',
       }),
   },
 ];

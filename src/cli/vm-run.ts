@@ -11,11 +11,12 @@ export interface RunArgs {
   program: string | undefined;
   mem: string | undefined;
   repeat: number;
-  engine: 'jit' | 'interp';
+  engine: 'jit' | 'interp' | 'checked';
 }
 
 const MEM_BYTES_MAX = 4096; // native/bpf/test_run.cc: a context is a page
 const REPEAT_MAX = 1_000_000_000;
+const ENGINES = { jit: 'machine code', interp: 'interpreter', checked: 'checked interpreter' };
 
 /** A file's bytes. @throws {FsError} with what the kernel says of it */
 function bytesOf(path: string, what: string): Buffer {
@@ -48,7 +49,7 @@ function programOf(file: string, { programs }: BpfObjectInfo, name?: string): Bp
 export function runText(result: bigint, totalNs: bigint, args: RunArgs): string {
   const perRun = (Number(totalNs) / args.repeat).toFixed(1);
   const runs = args.repeat === 1 ? '1 run' : `${args.repeat} runs`;
-  const engine = { jit: 'machine code', interp: 'interpreter' }[args.engine];
+  const engine = ENGINES[args.engine];
   return `result  ${result} (0x${result.toString(16)})\ntime    ${perRun} ns per run, ${runs}, ${engine}\n`;
 }
 
@@ -68,7 +69,7 @@ async function run(args: RunArgs): Promise<string> {
   const { result, totalNs } = native.bpfTestRun({
     progId: id,
     ctx,
-    engine: engine === 'jit' ? 'jit' : 'interpreter',
+    engine: engine === 'interp' ? 'interpreter' : engine,
     repeat,
   });
   return runText(result, totalNs, args);

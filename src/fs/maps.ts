@@ -21,9 +21,12 @@ const TYPE_NAMES: Record<number, string> = {
   9: 'lru_hash',
   10: 'lru_percpu_hash',
   11: 'lpm_trie',
+  12: 'array_of_maps',
+  13: 'hash_of_maps',
   22: 'queue',
   23: 'stack',
   27: 'ringbuf',
+  30: 'bloom_filter',
 };
 
 function mapOf(engine: AttachEngine, context: Context): NamedMap {
@@ -82,7 +85,7 @@ export function mapsRows(engine: AttachEngine): Row[] {
     {
       pattern: `${map}/entries`,
       kind: 'line',
-      doc: 'one `KEY: VALUE` line per entry, typed by BTF; write a line to update, `-KEY` to delete',
+      doc: 'one `KEY: VALUE` line per entry, typed by BTF; write a line to update, `-KEY` to delete; queues and stacks: `VALUE` lines, oldest first, `-` takes one out',
       handlers: {
         read: (context) => entriesText(mapOf(engine, context)),
         line: (context, lines) => writeEntries(mapOf(engine, context), lines),

@@ -144,6 +144,106 @@ static void test_replacement(const std::string& dir) {
   ok(fourth.ok() && map_named(*fourth, "counts") != *other, "a map of another size stays away");
 }
 
+static std::string texts(const vm_map& view) {
+  std::string all;
+  u64 cursor = 0, value = 0;
+  while (rt_map_iterate(&view, &cursor, nullptr, &value) == 0) all += std::to_string(value) + " ";
+  return all;
+}
+
+static void test_kinds(const std::string& dir) {
+  std::string log;
+  const std::vector<uint8_t> file = read_file(dir + "/kinds.bpf.o");
+  Result<LoadedObject> loaded = load_object("kinds", file, log);
+  if (!ok(loaded.ok(), "kinds.bpf.o loads")) {
+    std::printf("# %s\n# %s\n", loaded.error().reason, log.c_str());
+    return;
+  }
+  const LoadedObject& object = *loaded;
+  equal(run(object, "enqueue", 7, 1), 0, "two jobs (each engine runs a program once)");
+  equal(run(object, "enqueue", 8, 1), -E2BIG, "the queue takes three");
+  equal(run(object, "dequeue", 0), -1, "too heavy: it stays");
+  equal(rt_map_count(&map_named(object, "jobs")->view), 3, "in the queue");
+  equal(run(object, "dequeue", 1), 7, "first in, first out");
+  equal(run(object, "dequeue", 1), -ENOENT, "one is left, and then none");
+  equal(run(object, "remember", 5), 5, "a stack has the newest on top");
+  equal(run(object, "remember", 6), 6, "and lets the oldest go");
+  ok(texts(map_named(object, "recent")->view) == "5 6 6 ", "5 5 6 6 without the first");
+  const auto seen = map_named(object, "seen");
+  equal(seen->view.elem_stride, 3, "map_extra: three hashes");
+  equal(run(object, "first_time", 4), 0, "seen before: the other engine was first");
+  const struct {
+    u32 len;
+    u8 data[4];
+  } ten{8, {10, 0, 0, 0}}, ten_one{16, {10, 1, 0, 0}};
+  u32 value = 100;
+  const auto routes = map_named(object, "routes");
+  rt_map_write(&routes->view, &ten, &value, BPF_ANY);
+  value = 200;
+  rt_map_write(&routes->view, &ten_one, &value, BPF_ANY);
+  equal(run(object, "route", 0x0a010203), 200, "the longer prefix");
+  equal(run(object, "route", 0x0a020203), 100, "the shorter one");
+  equal(run(object, "route", 0x0b020203), -1, "none");
+  FormerMaps former;
+  former.maps = object.maps;
+  Result<LoadedObject> second = load_object("kinds", file, log, former);
+  ok(second.ok() && map_named(*second, "seen") == seen, "a replacement goes on with all of them");
+  MapSpec other{BPF_MAP_TYPE_BLOOM_FILTER, 0, 4, 100, 0, "seen"};
+  other.bloom_hashes = 4;
+  former.maps = {*create_map(other)};
+  Result<LoadedObject> third = load_object("kinds", file, log, former);
+  ok(third.ok() && map_named(*third, "seen") != former.maps[0], "not with another filter");
+  other.bloom_hashes = 0;  // as a journal has it
+  Result<std::shared_ptr<MapObject>> adopted =
+      adopt_map(other, ScopedFd(dup(former.maps[0]->storage.get())));
+  ok(adopted.ok() && (*adopted)->view.elem_stride == 4, "one that is adopted keeps its hashes");
+}
+
+static void test_nested(const std::string& dir) {
+  std::string log;
+  const std::vector<uint8_t> file = read_file(dir + "/nested.bpf.o");
+  Result<LoadedObject> loaded = load_object("nested", file, log);
+  if (!ok(loaded.ok(), "nested.bpf.o loads")) {
+    std::printf("# %s\n# %s\n", loaded.error().reason, log.c_str());
+    return;
+  }
+  const LoadedObject& object = *loaded;
+  equal(run(object, "count", 0, 7), 2, "the first inner map (each engine counts once)");
+  equal(run(object, "count", 2, 7), 2, "another one");
+  equal(run(object, "count", 1, 7), -1, "no map is there");
+  equal(run(object, "count", 9, 7), -1, "nor beyond the end");
+  u32 key = 7;
+  u64 value = 0;
+  equal(rt_map_read(&map_named(object, "writes")->view, &key, &value), 0, "it is the map itself");
+  equal(value, 2, "that was written");
+  equal(run(object, "total", 0), 10, "a hash of maps: twice five");
+  equal(run(object, "total", 1), -1, "no such name");
+  const auto outer = map_named(object, "by_kind");
+  const int fd = outer->storage.get();
+  u32 id = 0;
+  key = 2;
+  equal(bpf_map_lookup_elem(fd, &key, &id), 0, "bpf(2) gives an inner map's");
+  equal(id, map_named(object, "writes")->id, "id");
+  key = 1;
+  equal(bpf_map_lookup_elem(fd, &key, &id), -ENOENT, "nothing is in a place");
+  int small = map_named(object, "small")->storage.get();
+  equal(bpf_map_update_elem(fd, &key, &small, BPF_ANY), -EINVAL, "another kind is refused");
+  key = 0;
+  equal(bpf_map_delete_elem(fd, &key), 0, "taken out");
+  equal(run(object, "count", 0, 7), -1, "is not found any more");
+  // A target may write anything into its own storage.
+  const u32 wild[] = {3, 4096, 0xffffffff, 0x80000000};
+  for (const u32 number : wild) {
+    rt_map_write(&outer->view, &key, &number, BPF_ANY);
+    equal(run(object, "count", 0, 7), -1, "a number of no map is none");
+  }
+  LIBBPF_OPTS(bpf_map_create_opts, options, .inner_map_fd = static_cast<u32>(fd));
+  equal(bpf_map_create(BPF_MAP_TYPE_HASH_OF_MAPS, "deep", 4, 4, 1, &options), -ENOTSUP,
+        "one level only, as in the kernel");
+  equal(bpf_map_create(BPF_MAP_TYPE_HASH_OF_MAPS, "none", 4, 4, 1, nullptr), -EBADF,
+        "what is in it has to be said");
+}
+
 static void test_lifetime(const std::string& dir) {
   uint32_t prog_id = 0, map_id = 0;
   std::shared_ptr<ProgObject> kept;
@@ -243,6 +343,8 @@ int main(int argc, char** argv) {
   ok(libbpf_is_ours(), "libbpf's bpf(2) is ours");
   test_maps(dir);
   test_replacement(dir);
+  test_kinds(dir);
+  test_nested(dir);
   test_lifetime(dir);
   test_other_objects(dir);
   test_refusals(dir, argv[0]);

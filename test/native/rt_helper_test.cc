@@ -189,6 +189,28 @@ __attribute__((noinline)) static long stack_of(u64* out, u32 size, u64 flags) {
   return call(67, &frame, out, size, flags);
 }
 
+__attribute__((noinline)) static long stackid_of(vm_map* map, u64 flags) {
+  probe_frame frame{};
+  frame.regs.bp = reinterpret_cast<u64>(__builtin_frame_address(0));
+  frame.regs.sp = frame.regs.bp - 64;
+  frame.regs.ip = reinterpret_cast<u64>(&stackid_of);
+  return call(27, &frame, map, flags);
+}
+static void test_stackid() {
+  vm_map map = make_map(BPF_MAP_TYPE_STACK_TRACE, 4, 16 * 8, 64);
+  long ids[2];
+  // One place, so one stack: the compiler must not make two calls of it.
+  volatile u32 rounds = 2;
+  for (u32 i = 0; i < rounds; i++) ids[i & 1] = stackid_of(&map, BPF_F_USER_STACK);
+  ok(ids[0] >= 0 && ids[0] == ids[1], "get_stackid: the same stack has the same id");
+  u64 ips[16] = {};
+  equal(rt_map_read(&map, &ids[0], ips), 0, "under which it is found");
+  ok(ips[0] == reinterpret_cast<u64>(&stackid_of) && ips[1] != 0, "with its callers");
+  equal(stackid_of(&map, 0), -EOPNOTSUPP, "kernel stacks are refused");
+  equal(stackid_of(&map, BPF_F_USER_STACK | 1u << 12), -EINVAL, "unknown flags");
+  equal(stackid_of(&map, BPF_F_USER_STACK | 255), -EFAULT, "nothing is left of the stack");
+  free_map(map);
+}
 static void test_stack() {
   u64 ips[16];
   long bytes = stack_of(ips, sizeof(ips), BPF_F_USER_STACK);
@@ -234,6 +256,7 @@ int main() {
   test_printk();
   test_identity();
   test_stack();
+  test_stackid();
   bench();
   return tap::done();
 }

@@ -46,6 +46,8 @@ Counts counts;
 std::string object_name;
 std::map<int, std::vector<uint8_t>> btf_of_fd;  // as it was loaded: the kernel need not hand it out
 std::deque<std::string> names;
+constexpr uint32_t kInnerOf = 1u << 31;
+std::map<uint32_t, verify::MapShape> inner_of_fd;  // what lies in a map of maps
 double worst_ms = 0;
 
 struct Maps {
@@ -53,6 +55,8 @@ struct Maps {
 };
 
 verify::MapShape shape_of(void* /*user*/, uint32_t fd) {
+  const auto inner = inner_of_fd.find(fd & ~kInnerOf);
+  if ((fd & kInnerOf) != 0) return inner->second;
   bpf_map_info info{};
   bpf_attr attr{};
   attr.info.bpf_fd = fd;
@@ -60,6 +64,9 @@ verify::MapShape shape_of(void* /*user*/, uint32_t fd) {
   attr.info.info = reinterpret_cast<uint64_t>(&info);
   verify::MapShape shape;
   if (kernel_bpf(BPF_OBJ_GET_INFO_BY_FD, &attr, sizeof attr) != 0) return shape;
+  const bool is_nested =
+      info.type == BPF_MAP_TYPE_ARRAY_OF_MAPS || info.type == BPF_MAP_TYPE_HASH_OF_MAPS;
+  if (is_nested && inner != inner_of_fd.end()) shape.inner = fd | kInnerOf;
   shape.type = info.type;
   shape.key_bytes = info.key_size;
   shape.value_bytes = info.value_size;
@@ -261,6 +268,7 @@ std::vector<int> make_maps() {
     attr.value_size = shape.value_bytes;
     attr.max_entries = shape.max_entries;
     attr.map_flags = shape.flags;
+    if (shape.inner != 0) continue;  // the last ones: generated programs use none of them
     const long fd = shape.type == 0 ? -1 : kernel_bpf(BPF_MAP_CREATE, &attr, sizeof attr);
     fds.push_back(static_cast<int>(fd));
     if (!shape.is_constant || fd < 0) continue;
@@ -370,6 +378,9 @@ extern "C" __attribute__((visibility("default"))) long syscall(long nr, ...) noe
     if (a[0] == BPF_BTF_LOAD && ret >= 0) {
       const auto* data = reinterpret_cast<const uint8_t*>(attr->btf);
       btf_of_fd[static_cast<int>(ret)].assign(data, data + attr->btf_size);
+    }
+    if (a[0] == BPF_MAP_CREATE && ret >= 0 && attr->inner_map_fd != 0) {
+      inner_of_fd[static_cast<uint32_t>(ret)] = shape_of(nullptr, attr->inner_map_fd);
     }
     if (a[0] == BPF_PROG_LOAD) {
       bpf_attr copy{};

@@ -232,3 +232,57 @@ t.test('entries', async (t) => {
   }
   native.bpfUnload(object.id);
 });
+
+t.test('entries without keys', async (t) => {
+  const object = await native.bpfLoad({ name: 'kinds', bytes: compileBpf('kinds') });
+  const show = (name: string): string => {
+    const map = mapNamed(object, name);
+    return showEntries(object, map, native.bpfMapDump(map.id, 100));
+  };
+  const write = (name: string, line: string): void => {
+    const map = mapNamed(object, name);
+    const change = parseEntry(object, map, line);
+    if (change.value === undefined) native.bpfMapDelete(map.id, change.key);
+    else native.bpfMapUpdate(map.id, change.key, change.value, 0);
+  };
+  const jobs = ['{"id":1,"weight":10}', '{"id":2,"weight":20}', '{"id":3,"weight":30}'];
+  for (const job of jobs) write('jobs', job);
+  t.equal(show('jobs'), `${jobs.join('\n')}\n`, 'a queue from the oldest to the newest');
+  t.match(
+    refusal(() => write('jobs', '{"id":4,"weight":1}')),
+    { code: 'E2BIG' },
+  );
+  write('jobs', ' - ');
+  t.equal(show('jobs'), `${jobs.slice(1).join('\n')}\n`, 'the oldest is taken out');
+  for (const value of [1, 2, 3]) write('recent', String(value));
+  write('recent', '-');
+  t.equal(show('recent'), '1\n2\n', 'of a stack the newest');
+  write('seen', '77');
+  t.equal(show('seen'), '', 'a bloom filter keeps no values');
+  write('routes', '{"prefixlen":8,"data":"0x0a010203"}: 100');
+  write('routes', '{"prefixlen":24,"data":"0x0a010203"}: 200');
+  t.match(
+    show('routes'),
+    '{"prefixlen":24,"data":"0x0a010200"}: 200\n',
+    'bits that do not count are zero',
+  );
+  t.match(
+    refusal(() => write('routes', '{"prefixlen":33,"data":"0x00000000"}: 1')),
+    { code: 'EINVAL', message: /refuses the entry/ },
+  );
+  write('routes', '-{"prefixlen":24,"data":"0x0a010263"}');
+  t.equal(show('routes').split('\n').length, 2);
+  for (const [name, bad, reason] of [
+    ['jobs', '5: 6', /expected \{/],
+    ['recent', '5: 6', /the line should end \(there are no keys\)/],
+    ['recent', '- 5', /whole number|5/],
+    ['seen', '-', /nothing can be taken out of a bloom filter/],
+  ] as const) {
+    t.match(
+      refusal(() => write(name, bad)),
+      { errno: 'EINVAL', reason },
+      bad,
+    );
+  }
+  native.bpfUnload(object.id);
+});

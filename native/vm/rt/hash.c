@@ -421,7 +421,7 @@ long rt_hash_iterate(const struct vm_map* map, u64* cursor, void* key_out, u8** 
   while (*cursor < end) {
     struct rt_elem* elem = elem_at(map, (u32)(*cursor)++);
     if (rt_load_acquire(&elem->state) != RT_ELEM_LINKED) continue;
-    rt_memcpy(key_out, key_of(elem), map->key_size);
+    if (key_out != 0) rt_memcpy(key_out, key_of(elem), map->key_size);
     *value_out = value_of(map, elem);
     return 0;
   }

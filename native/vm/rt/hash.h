@@ -15,6 +15,7 @@ long rt_hash_update(const struct vm_map* map, const void* key, const void* value
                     enum rt_value_source source);
 long rt_hash_delete(const struct vm_map* map, const void* key);
 long rt_hash_next_key(const struct vm_map* map, const void* key, void* next_out);
+/* Without key_out: the key lies before the value, rounded up to 8 bytes. */
 long rt_hash_iterate(const struct vm_map* map, u64* cursor, void* key_out, u8** value_out);
 u32 rt_hash_count(const struct vm_map* map);
 u64 rt_hash_ref_bytes(const struct vm_map* map); /* LRU marks, behind the buckets */

@@ -6,8 +6,10 @@
 #include "format.h"
 #include "guard.h"
 #include "map.h"
+#include "number.h"
 #include "ring.h"
 #include "rt.h"
+#include "stacks.h"
 
 #define HELPER(fn)                                                       \
   u64 fn(__attribute__((unused)) u64 r1, __attribute__((unused)) u64 r2, \
@@ -19,13 +21,14 @@
 #define CLOCK_MONOTONIC_ID 1u
 #define CLOCK_MONOTONIC_COARSE_ID 6u
 #define CLOCK_BOOTTIME_ID 7u
+#define CLOCK_TAI_ID 11u
+#define LOOPS_MAX (1u << 23) /* the kernel's BPF_MAX_LOOPS */
 #define PR_GET_NAME_OP 16u
 #define VPRINTK_ARGS_MAX 12u
 #define PERF_INDEX_MASK 0xffffffffull /* also BPF_F_CURRENT_CPU */
 #define RING_FLAGS 3ull               /* NO_WAKEUP, FORCE_WAKEUP: nobody is ever woken */
 #define STACK_SKIP_MASK 0xffull
 #define STACK_USER (1ull << 8)
-#define STACK_FRAMES_MAX 127u /* the kernel's default of perf_event_max_stack */
 
 HELPER(rt_help_map_lookup) { return (u64)rt_map_lookup(MAP(r1), (const void*)r2); }
 HELPER(rt_help_map_update) {
@@ -36,6 +39,10 @@ HELPER(rt_help_map_lookup_percpu) {
   return (u64)rt_map_lookup_percpu(MAP(r1), (const void*)r2, (u32)r3);
 }
 
+HELPER(rt_help_map_push) { return (u64)rt_map_push(MAP(r1), (const void*)r2, r3); }
+HELPER(rt_help_map_pop) { return (u64)rt_map_pop(MAP(r1), (void*)r2); }
+HELPER(rt_help_map_peek) { return (u64)rt_map_peek(MAP(r1), (void*)r2); }
+
 /* Sizes are u32 in the prototypes: the upper half of the register means nothing. */
 HELPER(rt_help_probe_read) { return (u64)rt_read_user((void*)r1, r3, (u32)r2); }
 HELPER(rt_help_probe_read_str) { return (u64)rt_read_user_str((void*)r1, r3, (u32)r2); }
@@ -44,9 +51,14 @@ HELPER(rt_help_probe_write) { return (u64)rt_write_user(r1, (const void*)r2, (u3
 HELPER(rt_help_ktime) { return rt_clock_ns(CLOCK_MONOTONIC_ID); }
 HELPER(rt_help_ktime_boot) { return rt_clock_ns(CLOCK_BOOTTIME_ID); }
 HELPER(rt_help_ktime_coarse) { return rt_clock_ns(CLOCK_MONOTONIC_COARSE_ID); }
+HELPER(rt_help_ktime_tai) { return rt_clock_ns(CLOCK_TAI_ID); }
 HELPER(rt_help_jiffies) { return rt_clock_ns(CLOCK_MONOTONIC_COARSE_ID) / NS_PER_JIFFY; }
 
 HELPER(rt_help_cpu) { return rt_cpu(rt_env.cpu_count != 0 ? rt_env.cpu_count : 1); }
+HELPER(rt_help_numa_node) {
+  u32 cpu, node;
+  return rt_syscall6(RT_SYS_GETCPU, (u64)&cpu, (u64)&node, 0, 0, 0, 0) == 0 ? node : 0;
+}
 HELPER(rt_help_pid_tgid) { return (u64)rt_pid() << 32 | rt_tid(); }
 HELPER(rt_help_uid_gid) {
   u64 uid = (u32)rt_syscall2(RT_SYS_GETUID, 0, 0);
@@ -174,6 +186,24 @@ HELPER(rt_help_ring_query) {
   }
 }
 
+HELPER(rt_help_for_each) {
+  if (r4 != 0) return (u64)-RT_EINVAL;
+  return (u64)rt_map_for_each(MAP(r1), (rt_each_fn*)r2, r3);
+}
+HELPER(rt_help_loop) {
+  rt_helper_fn* fn = (rt_helper_fn*)r2;
+  u32 rounds = (u32)r1;
+  if (r4 != 0) return (u64)-RT_EINVAL;
+  if (rounds > LOOPS_MAX) return (u64)-RT_E2BIG;
+  for (u32 i = 0; i < rounds; i++) {
+    if (fn(i, r3, 0, 0, 0) != 0) return i + 1;
+  }
+  return rounds;
+}
+
+HELPER(rt_help_strtol) { return (u64)rt_parse_long((const char*)r1, r2, r3, (s64*)r4); }
+HELPER(rt_help_strtoul) { return (u64)rt_parse_ulong((const char*)r1, r2, r3, (u64*)r4); }
+
 HELPER(rt_help_func_ip) { return ((const struct probe_frame*)r1)->func_ip; }
 HELPER(rt_help_cookie) { return ((const struct probe_frame*)r1)->cookie; }
 
@@ -187,57 +217,34 @@ HELPER(rt_help_strncmp) {
   return 0;
 }
 
-/* At a function's first instruction the frame pointer is still the caller's, so the caller is only
- * found at the top of the stack. It is believed if a call instruction precedes it. */
-static u64 return_address_at_entry(const struct probe_frame* frame) {
-  u64 addr;
-  u8 code[7];
-  if (frame->regs.ip != frame->func_ip) return 0;
-  if (rt_read_user(&addr, frame->regs.sp, 8) != 0 || addr < sizeof(code)) return 0;
-  if (rt_read_user(code, addr - sizeof(code), sizeof(code)) != 0) return 0;
-  if (code[2] == 0xe8) return addr;
-  for (u32 i = 0; i < 6; i++) {
-    if (code[i] == 0xff && (code[i + 1] & 0x38) == 0x10) return addr;
-  }
-  return 0;
+/* There is no kernel stack below a program of ours. */
+static long check_stack_flags(u64 flags, u64 also_known) {
+  if ((flags & ~(STACK_SKIP_MASK | STACK_USER | also_known)) != 0) return -RT_EINVAL;
+  return (flags & STACK_USER) == 0 ? -RT_EOPNOTSUPP : 0;
 }
 
 HELPER(rt_help_get_stack) {
-  const struct probe_frame* frame = (const struct probe_frame*)r1;
   u64* out = (u64*)r2;
   u32 size = (u32)r3;
-  if ((r4 & ~(STACK_SKIP_MASK | STACK_USER)) != 0 || size % 8 != 0) {
+  long refused = size % 8 != 0 ? -RT_EINVAL : check_stack_flags(r4, 0);
+  if (refused != 0) {
     rt_memset(out, 0, size);
-    return (u64)-RT_EINVAL;
+    return (u64)refused;
   }
-  if ((r4 & STACK_USER) == 0) { /* there is no kernel stack below a program of ours */
-    rt_memset(out, 0, size);
-    return (u64)-RT_EOPNOTSUPP;
-  }
+  u32 count_max = size / 8 < RT_STACK_FRAMES_MAX ? size / 8 : RT_STACK_FRAMES_MAX;
   u32 skip = (u32)(r4 & STACK_SKIP_MASK);
-  u32 count = 0;
-  u64 caller = return_address_at_entry(frame);
-  u64 fp = frame->regs.bp;
-  u64 ip = frame->regs.ip;
-  u32 count_max = size / 8 < STACK_FRAMES_MAX ? size / 8 : STACK_FRAMES_MAX;
-  while (count < count_max) {
-    if (skip != 0) {
-      skip--;
-    } else {
-      out[count++] = ip;
-    }
-    u64 link[2];
-    if (caller != 0) {
-      ip = caller;
-      caller = 0;
-      continue;
-    }
-    if (fp < frame->regs.sp || (fp & 7) != 0 || rt_read_user(link, fp, sizeof(link)) != 0) break;
-    if (link[1] == 0) break;
-    ip = link[1];
-    /* Frames only ever lie further up: no cycle, at most STACK_FRAMES_MAX + skip steps. */
-    fp = link[0] > fp ? link[0] : 0;
-  }
+  u32 count = rt_stack_walk((const struct probe_frame*)r1, skip, out, count_max);
   rt_memset(out + count, 0, size - count * 8);
   return (u64)count * 8;
+}
+
+HELPER(rt_help_get_stackid) {
+  u64 ips[RT_STACK_FRAMES_MAX];
+  const struct vm_map* map = MAP(r2);
+  long refused = check_stack_flags(r3, RT_STACK_FAST_COMPARE | RT_STACK_REUSE);
+  if (refused != 0) return (u64)refused;
+  u32 depth = map->value_size / 8;
+  u32 count = rt_stack_walk((const struct probe_frame*)r1, (u32)(r3 & STACK_SKIP_MASK), ips,
+                            depth < RT_STACK_FRAMES_MAX ? depth : RT_STACK_FRAMES_MAX);
+  return (u64)(count == 0 ? -RT_EFAULT : rt_stacks_put(map, ips, count, r3));
 }

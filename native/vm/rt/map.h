@@ -8,6 +8,9 @@
  *                 elem_stride is one CPU's block, a multiple of 64: CPUs never share a cache line
  *   HASH, LRU     element i (0-based): base + data_off + i * elem_stride, laid out as
  *                 struct rt_elem, key rounded up to 8, then the value; value_stride bytes per CPU
+ *   ARRAY_OF_MAPS, HASH_OF_MAPS  as ARRAY and HASH; a value is the number of an inner map, from 1
+ *                 on, whose view is that many places behind the map's own
+ *   LPM_TRIE      as HASH, see lpm.h; QUEUE, STACK: queue.h; BLOOM_FILTER: bloom.h
  *   RINGBUF       ring 0 of ring.h; PERF_EVENT_ARRAY: one ring per CPU
  * Values keep their address from insertion to deletion. An update of an existing key overwrites
  * the value in place, eight bytes at a time (the kernel swaps in another element): a concurrent
@@ -62,18 +65,32 @@ struct rt_hash_ctl {
 };
 
 /* Computes geometry and storage_bytes from type, key_size, value_size, max_entries, map_flags and
- * cpu_count. 0, or what BPF_MAP_CREATE would say: -EINVAL, -E2BIG. */
+ * cpu_count; of a bloom filter, from the number of hashes in elem_stride, too (0: five). 0, or what
+ * BPF_MAP_CREATE would say: -EINVAL, -E2BIG. */
 int rt_map_layout(struct vm_map* map);
 /* Prepares zeroed storage at map->base, once, before anyone else sees it. */
 void rt_map_init(const struct vm_map* map);
 
-/* For programs: address of the value (of this CPU), 0 if there is none. */
+/* For programs: address of the value (of this CPU), 0 if there is none; of a map of maps the inner
+ * map's view. */
 void* rt_map_lookup(const struct vm_map* map, const void* key);
 void* rt_map_lookup_percpu(const struct vm_map* map, const void* key, u32 cpu);
 /* For programs: per-CPU maps write this CPU's value. Kernel return values, or -EBUSY when the
  * bucket could not be locked (also when a signal handler interrupted a writer of the bucket). */
 long rt_map_update(const struct vm_map* map, const void* key, const void* value, u64 flags);
 long rt_map_delete(const struct vm_map* map, const void* key);
+
+/* Calls fn(map, key, value of this CPU, arg) for each entry of an array or hash until it returns
+ * something else than 0. How often it was called. */
+typedef u64 rt_each_fn(u64 map, u64 key, u64 value, u64 arg, u64 unused);
+long rt_map_for_each(const struct vm_map* map, rt_each_fn* fn, u64 arg);
+
+/* Queues, stacks and bloom filters, for programs and the daemon. Of a bloom filter peek asks
+ * whether the value was ever pushed. -ENOENT: empty, or never pushed; -E2BIG: full; -EBUSY as
+ * above. */
+long rt_map_push(const struct vm_map* map, const void* value, u64 flags);
+long rt_map_pop(const struct vm_map* map, void* value_out);
+long rt_map_peek(const struct vm_map* map, void* value);
 
 /* For the daemon. Per-CPU values: cpu_count values, each rounded up to 8 bytes. */
 u64 rt_map_value_bytes(const struct vm_map* map); /* what the next two copy */
@@ -89,6 +106,8 @@ u32 rt_map_count(const struct vm_map* map);
 
 int rt_map_is_percpu(const struct vm_map* map);
 int rt_map_is_hash(const struct vm_map* map);
+int rt_map_is_nested(const struct vm_map* map);  /* its values are maps */
+int rt_map_is_keyless(const struct vm_map* map); /* of those that rt_map_push takes */
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

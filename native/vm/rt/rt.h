@@ -18,6 +18,7 @@
 #define RT_EEXIST 17
 #define RT_EINVAL 22
 #define RT_ENOSPC 28
+#define RT_ERANGE 34
 #define RT_EOPNOTSUPP 95
 
 #define RT_SYS_RT_SIGPROCMASK 14
@@ -38,9 +39,16 @@
 #define RT_MAP_PERF_EVENT_ARRAY 4
 #define RT_MAP_PERCPU_HASH 5
 #define RT_MAP_PERCPU_ARRAY 6
+#define RT_MAP_STACK_TRACE 7
 #define RT_MAP_LRU_HASH 9
 #define RT_MAP_LRU_PERCPU_HASH 10
+#define RT_MAP_LPM_TRIE 11
+#define RT_MAP_ARRAY_OF_MAPS 12
+#define RT_MAP_HASH_OF_MAPS 13
+#define RT_MAP_QUEUE 22
+#define RT_MAP_STACK 23
 #define RT_MAP_RINGBUF 27
+#define RT_MAP_BLOOM_FILTER 30
 
 #define RT_FAULT_SIGNALS ((1ull << (7 - 1)) | (1ull << (11 - 1))) /* SIGBUS, SIGSEGV */
 

@@ -73,6 +73,14 @@ bool Explorer::finds_for_sure(const Contract& contract) {
   return true;
 }
 
+Reg Explorer::value_of(const MapShape& shape, uint32_t map) {
+  const bool is_nested = shape.inner != 0;
+  Reg value = Reg::pointer(is_nested ? Kind::kMap : Kind::kMapValue);
+  value.map = is_nested ? shape.inner : map;
+  value.bytes = is_nested ? 0 : shape.value_bytes;
+  return value;
+}
+
 bool Explorer::give_result(const Contract& contract) {
   Reg result = Reg::number(Scalar::any());
   switch (contract.gives) {
@@ -95,9 +103,7 @@ bool Explorer::give_result(const Contract& contract) {
       break;
     }
     case Gives::kValueOrNull:
-      result = Reg::pointer(Kind::kMapValue);
-      result.map = now_.reg(1).map;
-      result.bytes = map_shape(result.map).value_bytes;
+      result = value_of(map_shape(now_.reg(1).map), now_.reg(1).map);
       result.maybe_null = !finds_for_sure(contract);
       if (result.maybe_null) result.id = next_id();
       break;
@@ -146,6 +152,8 @@ bool Explorer::check_argument(const Contract& contract, uint8_t regno) {
     case Arg::kValue:
     case Arg::kValueOut:
       return check_sized_by_map(contract, regno);
+    case Arg::kNumberOut:
+      return check_number_out(contract, regno);
     case Arg::kRead:
     case Arg::kReadOrNull:
       return check_memory_argument(contract, regno, false, arg == Arg::kReadOrNull);
@@ -189,6 +197,11 @@ bool Explorer::check_map_argument(const Contract& contract, uint8_t regno) {
     return refuse(EACCES, text("argument %u of bpf_%s is %s: it has to be a map (pass &map)", regno,
                                contract.name, name_of(reg).c_str()));
   }
+  if (reg.maybe_null) {
+    return refuse(EACCES, text("argument %u of bpf_%s is %s, which may be null (test it first: if "
+                               "(!inner) return 0;)",
+                               regno, contract.name, name_of(reg).c_str()));
+  }
   const MapShape shape = map_shape(reg.map);
   if (contract.changes_map && (shape.flags & BPF_F_RDONLY_PROG) != 0) {
     return refuse(EACCES, text("bpf_%s would change map %s, which programs may only read",
@@ -200,8 +213,10 @@ bool Explorer::check_map_argument(const Contract& contract, uint8_t regno) {
 }
 
 bool Explorer::check_sized_by_map(const Contract& contract, uint8_t regno) {
-  const Arg arg = contract.args[regno - 1];
+  Arg arg = contract.args[regno - 1];
   const MapShape shape = map_shape(now_.reg(1).map);
+  // A bloom filter is asked for the value that is there.
+  if (arg == Arg::kValueOut && shape.type == BPF_MAP_TYPE_BLOOM_FILTER) arg = Arg::kValue;
   Use use;
   use.regno = regno;
   use.bytes = arg == Arg::kKey ? shape.key_bytes : shape.value_bytes;
@@ -212,6 +227,17 @@ bool Explorer::check_sized_by_map(const Contract& contract, uint8_t regno) {
     return refuse(EINVAL,
                   text("bpf_%s is used on map %s, which has no keys", contract.name, shape.name));
   }
+  const Reg reg = now_.reg(regno);
+  if (!check_base(reg, use)) return false;
+  return reg.kind == Kind::kStack ? use_stack(reg, use) : check_region(reg, use);
+}
+
+bool Explorer::check_number_out(const Contract& contract, uint8_t regno) {
+  Use use;
+  use.regno = regno;
+  use.bytes = sizeof(uint64_t);
+  use.writes = use.fills = true;
+  use.who = contract.name;
   const Reg reg = now_.reg(regno);
   if (!check_base(reg, use)) return false;
   return reg.kind == Kind::kStack ? use_stack(reg, use) : check_region(reg, use);

@@ -16,6 +16,7 @@ constexpr uint64_t kHashes = bit(BPF_MAP_TYPE_HASH) | bit(BPF_MAP_TYPE_PERCPU_HA
                              bit(BPF_MAP_TYPE_LRU_HASH) | bit(BPF_MAP_TYPE_LRU_PERCPU_HASH);
 constexpr uint64_t kArrays = bit(BPF_MAP_TYPE_ARRAY) | bit(BPF_MAP_TYPE_PERCPU_ARRAY);
 constexpr uint64_t kTables = kHashes | kArrays | bit(BPF_MAP_TYPE_LPM_TRIE);
+constexpr uint64_t kNested = bit(BPF_MAP_TYPE_ARRAY_OF_MAPS) | bit(BPF_MAP_TYPE_HASH_OF_MAPS);
 constexpr uint64_t kPerCpu = bit(BPF_MAP_TYPE_PERCPU_HASH) | bit(BPF_MAP_TYPE_PERCPU_ARRAY) |
                              bit(BPF_MAP_TYPE_LRU_PERCPU_HASH);
 constexpr uint64_t kQueues = bit(BPF_MAP_TYPE_QUEUE) | bit(BPF_MAP_TYPE_STACK);
@@ -27,7 +28,7 @@ constexpr auto kNumber = Gives::kNumber;
 
 // By id.
 constexpr Contract kContracts[] = {
-    {1, "map_lookup_elem", {kMap, kKey}, Gives::kValueOrNull, kTables},
+    {1, "map_lookup_elem", {kMap, kKey}, Gives::kValueOrNull, kTables | kNested},
     {2,
      "map_update_elem",
      {kMap, kKey, kValue, kAny},
@@ -57,7 +58,9 @@ constexpr Contract kContracts[] = {
     {80, "get_current_cgroup_id"},
     {87, "map_push_elem", {kMap, kValue, kAny}, kNumber, kPushed, false, Calls::kNever, true},
     {88, "map_pop_elem", {kMap, kValueOut}, kNumber, kQueues, false, Calls::kNever, true},
-    {89, "map_peek_elem", {kMap, kValueOut}, kNumber, kQueues},
+    {89, "map_peek_elem", {kMap, kValueOut}, kNumber, kPushed},  // of a bloom filter: kValue
+    {105, "strtol", {kRead, kSize, kAny, kNumberOut}},
+    {106, "strtoul", {kRead, kSize, kAny, kNumberOut}},
     {112, "probe_read_user", {kWrite, kSizeOrZero, kAny}},
     {113, "probe_read_kernel", {kWrite, kSizeOrZero, kAny}},
     {114, "probe_read_user_str", {kWrite, kSizeOrZero, kAny}, Gives::kLength},

@@ -16,6 +16,7 @@ enum class Arg : uint8_t {
   kKey,             // memory with a key of the map in r1
   kValue,           // memory with a value of that map
   kValueOut,        // memory that gets a value of that map
+  kNumberOut,       // memory that gets eight bytes
   kRead,            // memory that is read; its size is the next argument
   kReadOrNull,      // the same, or null with size 0
   kWrite,           // memory that is wholly written; its size is the next argument
@@ -33,9 +34,9 @@ enum class Arg : uint8_t {
 enum class Gives : uint8_t {
   kNothing,
   kNumber,
-  kLength,  // a negative errno, or at most the size that was passed
-  kCpu,     // the number of a CPU
-  kValueOrNull,
+  kLength,       // a negative errno, or at most the size that was passed
+  kCpu,          // the number of a CPU
+  kValueOrNull,  // of a map of maps: a map
   kRecordOrNull,
 };
 

@@ -120,8 +120,10 @@ class Explorer {
   bool check_map_argument(const Contract& contract, uint8_t regno);
   bool check_text_argument(const Contract& contract, uint8_t regno);
   bool check_sized_by_map(const Contract& contract, uint8_t regno);
+  bool check_number_out(const Contract& contract, uint8_t regno);
   void forget_record(uint32_t ref);
   bool give_result(const Contract& contract);
+  static Reg value_of(const MapShape& shape, uint32_t map);
   bool finds_for_sure(const Contract& contract);
   Step call_back(const Contract& contract);
   bool enter_callback(const Contract& contract);
@@ -129,6 +131,7 @@ class Explorer {
   // prune.cc
   bool arrive(bool* is_covered);
   bool covers(const Checkpoint& old, Mode mode);
+  [[nodiscard]] bool is_newer_round(uint32_t ancestor) const;
   bool converge(bool* is_covered);
   void take_checkpoint(bool is_loop);
   void inherit(const Checkpoint& old);

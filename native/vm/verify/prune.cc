@@ -165,6 +165,24 @@ bool Explorer::covers(const Checkpoint& old, Mode mode) {
   return holds;
 }
 
+/// We are in a function that is called back, and since that ancestor it was called once more.
+bool Explorer::is_newer_round(uint32_t ancestor) const {
+  for (uint32_t at = now_.checkpoint; at != kNone && at != ancestor;
+       at = checkpoints_[at]->parent) {
+    const State& round = checkpoints_[at]->state;
+    const size_t depth = round.frames.size();
+    if (!checkpoints_[at]->is_loop || depth >= now_.frames.size()) continue;
+    const Frame& callback = now_.frames[depth];
+    const bool is_called_back =
+        callback.entry == Entry::kLoopCallback || callback.entry == Entry::kEachCallback;
+    if (is_called_back && callback.call_slot == round.slot &&
+        now_.frames[depth - 1].round_id == round.frames.back().round_id) {
+      return true;
+    }
+  }
+  return false;
+}
+
 bool Explorer::arrive(bool* is_covered) {
   std::vector<uint32_t>& kept = kept_at_[now_.slot];
   uint32_t ancestors = 0;
@@ -185,6 +203,7 @@ bool Explorer::arrive(bool* is_covered) {
         is_ancestor ? Mode::kSame : (options_.is_exact ? Mode::kIncluded : Mode::kUsed);
     if (covers(old, mode)) {
       if (is_ancestor) {
+        if (is_newer_round(kept[i])) continue;  // it ends with its rounds: converge()
         return refuse(EINVAL,
                       "the loop may run for ever: one round of it leaves everything as it "
                       "was (count, and compare with a constant: for (i = 0; i < N; i++))");

@@ -39,24 +39,31 @@ std::string text(const char* format, ...) {
 }
 
 const char* map_type_name(uint32_t type) {
-  switch (type) {
-    case BPF_MAP_TYPE_HASH:
-    case BPF_MAP_TYPE_LRU_HASH:
-      return "a hash";
-    case BPF_MAP_TYPE_PERCPU_HASH:
-    case BPF_MAP_TYPE_LRU_PERCPU_HASH:
-      return "a per-CPU hash";
-    case BPF_MAP_TYPE_ARRAY:
-      return "an array";
-    case BPF_MAP_TYPE_PERCPU_ARRAY:
-      return "a per-CPU array";
-    case BPF_MAP_TYPE_RINGBUF:
-      return "a ring buffer";
-    case BPF_MAP_TYPE_PERF_EVENT_ARRAY:
-      return "a perf event array";
-    default:
-      return "of another type";
+  static constexpr struct {
+    uint32_t type;
+    const char* name;
+  } kNames[] = {
+      {BPF_MAP_TYPE_HASH, "a hash"},
+      {BPF_MAP_TYPE_LRU_HASH, "a hash"},
+      {BPF_MAP_TYPE_PERCPU_HASH, "a per-CPU hash"},
+      {BPF_MAP_TYPE_LRU_PERCPU_HASH, "a per-CPU hash"},
+      {BPF_MAP_TYPE_ARRAY, "an array"},
+      {BPF_MAP_TYPE_PERCPU_ARRAY, "a per-CPU array"},
+      {BPF_MAP_TYPE_PROG_ARRAY, "a program array"},
+      {BPF_MAP_TYPE_RINGBUF, "a ring buffer"},
+      {BPF_MAP_TYPE_PERF_EVENT_ARRAY, "a perf event array"},
+      {BPF_MAP_TYPE_STACK_TRACE, "a stack trace map"},
+      {BPF_MAP_TYPE_LPM_TRIE, "an LPM trie"},
+      {BPF_MAP_TYPE_ARRAY_OF_MAPS, "an array of maps"},
+      {BPF_MAP_TYPE_HASH_OF_MAPS, "a hash of maps"},
+      {BPF_MAP_TYPE_QUEUE, "a queue"},
+      {BPF_MAP_TYPE_STACK, "a stack"},
+      {BPF_MAP_TYPE_BLOOM_FILTER, "a bloom filter"},
+  };
+  for (const auto& row : kNames) {
+    if (row.type == type) return row.name;
   }
+  return "of another type";
 }
 
 MapShape Explorer::map_shape(uint32_t id) const {
@@ -91,6 +98,7 @@ std::string Explorer::name_of(const Reg& reg) const {
     case Kind::kStack:
       return "the address of stack memory";
     case Kind::kMap:
+      if (reg.maybe_null) return text("what was found in %s", map_shape(reg.map).name);
       return text("map %s", map_shape(reg.map).name);
     case Kind::kMapValue:
       if (reg.maybe_null) {

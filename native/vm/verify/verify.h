@@ -32,6 +32,7 @@ struct MapShape {
   uint32_t flags = 0;        // BPF_F_RDONLY_PROG and BPF_F_WRONLY_PROG count
   bool is_constant = false;  // nobody can change it any more: its values may be relied on
   const char* name = "";
+  uint32_t inner = 0;  // of a map of maps: the id under which shape() tells of those in it
 };
 
 struct Maps {
