@@ -1,5 +1,5 @@
 // The executable and libraries of a process, from /proc/<pid>/maps. Parsing is pure.
-import { readFileSync, readlinkSync } from 'node:fs';
+import { accessSync, constants, readFileSync } from 'node:fs';
 import { fail } from '../errors.js';
 import type { Addr, Pid } from '../types.js';
 
@@ -107,7 +107,7 @@ export function modulePathForUs(pid: Pid, module: Module): string {
   const range = `${first.start.toString(16)}-${first.end.toString(16)}`;
   const exact = `/proc/${pid}/map_files/${range}`;
   try {
-    readlinkSync(exact);
+    accessSync(exact, constants.R_OK);
     return exact;
   } catch {
     return `/proc/${pid}/root${module.path}`;
