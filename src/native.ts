@@ -4,8 +4,12 @@
 // Addresses of targets are bigint. Buffers are copied in both directions unless said otherwise.
 import { constants } from 'node:os';
 import { fileURLToPath } from 'node:url';
+import type { NativeAdoption } from './native-adopt.js';
 import type { NativeMasks, NativeSymbols } from './native-symbols.js';
 import type { NativeVm } from './native-vm.js';
+
+/** What outlives a daemon. */
+export type { AdoptedSession, KeptBytes, KeptNote } from './native-adopt.js';
 
 /** What became of a batch; recycling stops once more. `guardArmed`: see targetArmGuard. */
 export type ApplyReport = Record<'pauseNs' | 'recyclePauseNs' | 'threadCount', number> & {
@@ -268,23 +272,6 @@ export interface UnwoundReturns {
   hooks: { hookId: number; count: bigint }[];
 }
 
-/** Where bytes lie in a journal. */
-export type KeptBytes = { at: number; size: number };
-
-/** A session that another daemon began; ids of programs are that daemon's until targetBind. */
-export interface AdoptedSession {
-  session: number;
-  logMapId: number;
-  enterNs: number;
-  /** False: its maps may not be opened, or another build made it. It can only be taken out. */
-  canKeep: boolean;
-  guardArmed: boolean;
-  noStop: boolean;
-  notes: Buffer;
-  maps: { former: number; id: number }[];
-  sites: SiteWish[];
-}
-
 /** Entering processes and changing their code. */
 export interface NativeTarget {
   /**
@@ -331,20 +318,6 @@ export interface NativeTarget {
   targetForget(session: number): Promise<void>;
   /** Rejects with ESRCH or ESTALE when the process is no longer the one that was entered. */
   targetCheck(session: number): Promise<void>;
-  /** Whose session is in a process; `home`: of which process that is a copy, if fork made it. */
-  targetOwner(pid: number): Promise<{ daemon: number; alive: boolean; home: number } | undefined>;
-  /** Goes on with the session of a killed daemon. ENOENT, EBUSY, EINVAL, EACCES, ESTALE. */
-  targetAdopt(pid: number): Promise<AdoptedSession>;
-  /** A session for a child that was forked. EAGAIN: by vfork; ESTALE: it runs another program. */
-  targetFork(session: number, child: number): Promise<number>;
-  /** Who hears of forks and execs (child 0) of processes that are cared for; false: nobody can. */
-  targetOnForks(listener: (pid: number, child: number) => void): boolean;
-  targetCare(pid: number, cares: boolean): void;
-  targetBind(session: number, programs: { former: number; id: number }[]): Promise<void>;
-  targetSetNotes(session: number, notes: Buffer): Promise<void>;
-  targetKeepBytes(session: number, bytes: Buffer): Promise<KeptBytes>;
-  targetDropBytes(session: number, kept: KeptBytes): Promise<void>;
-  targetKeptBytes(session: number, kept: KeptBytes): Promise<Buffer>;
   targetCounters(session: number): Promise<HookCounters[]>;
   /** Returns cut short, where return addresses are replaced: `hooks` has those that can tell. */
   targetUnwound(session: number): Promise<UnwoundReturns>;
@@ -385,6 +358,7 @@ export interface Native
     NativeSelf,
     NativeBpf,
     NativeTarget,
+    NativeAdoption,
     NativeSymbols,
     NativeMasks,
     NativeEvents {}

@@ -18,6 +18,7 @@ using target::ForkWatch;
 using target::HookKind;
 using target::HookRequest;
 using target::JournalOwner;
+using target::Notes;
 using target::Session;
 using target::SiteRequest;
 using IdPairs = std::vector<std::pair<uint32_t, uint32_t>>;
@@ -28,9 +29,9 @@ pid_t pid_argument(const Napi::CallbackInfo& info) {
 uint32_t session_argument(const Napi::CallbackInfo& info) {
   return info[0].As<Napi::Number>().Uint32Value();
 }
-std::vector<uint8_t> bytes_argument(const Napi::CallbackInfo& info) {
-  if (!info[1].IsBuffer()) return {};
-  const auto buffer = info[1].As<Napi::Buffer<uint8_t>>();
+std::vector<uint8_t> bytes_of(const Napi::Value& value) {
+  if (!value.IsBuffer()) return {};
+  const auto buffer = value.As<Napi::Buffer<uint8_t>>();
   return {buffer.Data(), buffer.Data() + buffer.Length()};
 }
 
@@ -84,12 +85,35 @@ Napi::Object site_object(Napi::Env env, const SiteRequest& site) {
   return out;
 }
 
+Napi::Array notes_array(Napi::Env env, const Notes& notes) {
+  Napi::Array list = Napi::Array::New(env, notes.size());
+  uint32_t i = 0;
+  for (const auto& [key, text] : notes) {
+    Napi::Object note = Napi::Object::New(env);
+    note.Set("key", Napi::Number::New(env, static_cast<double>(key)));
+    note.Set("text", Napi::Buffer<uint8_t>::Copy(env, text.data(), text.size()));
+    list.Set(i++, note);
+  }
+  return list;
+}
+
+Notes notes_of(const Napi::Value& value) {
+  Notes notes;
+  const auto list = value.As<Napi::Array>();
+  for (uint32_t i = 0; i < list.Length(); ++i) {
+    const auto note = list.Get(i).Unwrap().As<Napi::Object>();
+    const int64_t key = get(note, "key").As<Napi::Number>().Int64Value();
+    notes[static_cast<uint64_t>(key)] = bytes_of(get(note, "text"));
+  }
+  return notes;
+}
+
 // What JavaScript learns of an adopted session.
 struct Adopted {
   uint32_t id = 0, log_map = 0;
   double enter_ns = 0;
   bool can_keep = false, guard_armed = false, no_stop = false;
-  std::vector<uint8_t> notes;
+  Notes notes;
   IdPairs maps;
   std::vector<SiteRequest> sites;
 
@@ -101,7 +125,7 @@ struct Adopted {
     out.Set("canKeep", can_keep);
     out.Set("guardArmed", guard_armed);
     out.Set("noStop", no_stop);
-    out.Set("notes", Napi::Buffer<uint8_t>::Copy(env, notes.data(), notes.size()));
+    out.Set("notes", notes_array(env, notes));
     Napi::Array pairs = Napi::Array::New(env, maps.size());
     for (uint32_t i = 0; i < maps.size(); ++i) {
       Napi::Object pair = Napi::Object::New(env);
@@ -185,20 +209,22 @@ Napi::Value target_care(const Napi::CallbackInfo& info) {
 Napi::Value target_bind(const Napi::CallbackInfo& info) {
   const uint32_t id = session_argument(info);
   IdPairs programs;
-  const auto list = info[1].As<Napi::Array>();
+  const auto bound = info[1].As<Napi::Object>();
+  const auto list = get(bound, "programs").As<Napi::Array>();
   for (uint32_t i = 0; i < list.Length(); ++i) {
     const auto pair = list.Get(i).Unwrap().As<Napi::Object>();
     programs.emplace_back(get_u32(pair, "former"), get_u32(pair, "id"));
   }
-  return run(info.Env(), [id, programs = std::move(programs)](Answer* answer) {
+  return run(info.Env(), [id, programs = std::move(programs),
+                          notes = notes_of(get(bound, "notes"))](Answer* answer) {
     Session* session = session_of(id, answer);
-    if (session != nullptr) settle(session->bind(programs), answer);
+    if (session != nullptr) settle(session->bind(programs, notes), answer);
   });
 }
 
 Napi::Value target_set_notes(const Napi::CallbackInfo& info) {
   const uint32_t id = session_argument(info);
-  return run(info.Env(), [id, notes = bytes_argument(info)](Answer* answer) {
+  return run(info.Env(), [id, notes = notes_of(info[1])](Answer* answer) {
     Session* session = session_of(id, answer);
     if (session != nullptr) session->set_notes(notes);
   });
@@ -206,7 +232,7 @@ Napi::Value target_set_notes(const Napi::CallbackInfo& info) {
 
 Napi::Value target_keep_bytes(const Napi::CallbackInfo& info) {
   const uint32_t id = session_argument(info);
-  return run(info.Env(), [id, bytes = bytes_argument(info)](Answer* answer) {
+  return run(info.Env(), [id, bytes = bytes_of(info[1])](Answer* answer) {
     Session* session = session_of(id, answer);
     if (session == nullptr) return;
     const Result<uint64_t> at = session->keep_bytes(bytes);

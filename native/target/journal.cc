@@ -19,29 +19,69 @@ namespace bpftime::target {
 namespace {
 
 constexpr uint64_t kMagic = 0x6c6e726a62667062ull;
-constexpr uint32_t kVersion = 3;
+constexpr uint32_t kVersion = 4;
 constexpr uint64_t kPlaceBytes = (kJournalStatesBytes - 4096) / 2;
 constexpr uint64_t kPlaces[2] = {4096, 4096 + kPlaceBytes};
 constexpr uint64_t kKeptBegin = uint64_t{256} << 20;
 constexpr uint64_t kFileBytes = uint64_t{16} << 30;  // sparse
 constexpr uint64_t kKeptBytesMax = uint64_t{64} << 20;
+// As many bytes of records may be out of date as are not, and this many.
+constexpr uint64_t kStaleBytes = 64 << 10;
 
+struct PlaceHead {
+  uint64_t bytes;  // of records that count
+  uint64_t seed;   // what the first checksum goes on from
+};
 struct Head {
   uint64_t magic;
   uint32_t version;
   uint32_t current;  // which of the two
   JournalOwner owner;
-  struct {
-    uint64_t bytes, checksum;
-  } states[2];
+  PlaceHead places[2];
 };
 static_assert(sizeof(Head) == 64, "daemons of one version read each other's");
 
-uint64_t checksum(std::span<const uint8_t> bytes) {
-  uint64_t sum = 0xcbf29ce484222325ull;
-  for (const uint8_t byte : bytes) sum = (sum ^ byte) * 0x100000001b3ull;
+struct RecordHead {
+  uint64_t sum;  // of all before it, and of what follows
+  uint64_t key;
+  uint32_t kind;
+  uint32_t bytes;  // behind this head; kDropped: none, and the part goes
+};
+static_assert(sizeof(RecordHead) == 24, "daemons of one version read each other's");
+constexpr uint32_t kDropped = ~uint32_t{0};
+
+uint64_t add_to(uint64_t sum, const void* data, size_t size) {
+  const auto* at = static_cast<const uint8_t*>(data);
+  for (; size >= 8; size -= 8, at += 8) {
+    uint64_t word = 0;
+    memcpy(&word, at, sizeof word);
+    sum = (sum ^ word) * 0x9e3779b97f4a7c15ull;
+    sum ^= sum >> 29;
+  }
+  for (; size > 0; --size, ++at) sum = (sum ^ *at) * 0x100000001b3ull;
   return sum;
 }
+
+// The checksum of a record whose head is `head` but for the sum.
+uint64_t sum_of(uint64_t before, const RecordHead& head, const uint8_t* data) {
+  constexpr size_t kRest = sizeof head - sizeof head.sum;
+  uint64_t sum = add_to(before, reinterpret_cast<const uint8_t*>(&head) + sizeof head.sum, kRest);
+  if (head.bytes != kDropped) sum = add_to(sum, data, head.bytes);
+  return sum;
+}
+
+void add_record(const PartKey& key, const Bytes* part, Bytes* records, uint64_t* sum) {
+  RecordHead head{};
+  head.key = key.key;
+  head.kind = key.kind;
+  head.bytes = part == nullptr ? kDropped : static_cast<uint32_t>(part->size());
+  head.sum = *sum = sum_of(*sum, head, part == nullptr ? nullptr : part->data());
+  const auto* from = reinterpret_cast<const uint8_t*>(&head);
+  records->insert(records->end(), from, from + sizeof head);
+  if (part != nullptr) records->insert(records->end(), part->begin(), part->end());
+}
+
+uint64_t record_bytes(const Bytes& part) { return sizeof(RecordHead) + part.size(); }
 
 Result<void> write_at(int fd, const void* bytes, size_t size, uint64_t off) {
   const ssize_t done = pwrite(fd, bytes, size, static_cast<off_t>(off));
@@ -58,6 +98,11 @@ Result<Head> read_head(const Journal::Source& source) {
   return head;
 }
 
+// Read when the addon is loaded, on the daemon's own thread.
+const pid_t kDaemon = getpid();
+
+}  // namespace
+
 Result<ScopedFd> reopen(int fd, int flags) {
   char path[40];
   snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
@@ -65,11 +110,6 @@ Result<ScopedFd> reopen(int fd, int flags) {
   if (!opened.valid()) return fail(errno, "a memory file cannot be opened again");
   return opened;
 }
-
-// Read when the addon is loaded, on the daemon's own thread.
-const pid_t kDaemon = getpid();
-
-}  // namespace
 
 JournalOwner JournalOwner::ourselves() {
   static const uint64_t start_time = [] {
@@ -99,7 +139,6 @@ Result<std::unique_ptr<Journal>> Journal::create() {
   Head head{};
   head.magic = kMagic;
   head.version = kVersion;
-  head.states[0].checksum = checksum({});
   const Result<void> wrote = write_at(fd, &head, sizeof head, 0);
   if (!wrote) return wrote.error();
   const Result<void> taken = journal->take_over();
@@ -123,6 +162,10 @@ Result<std::unique_ptr<Journal>> Journal::open_in(pid_t pid, const Region& page)
   if (!readable) return readable.error();
   journal->readable_ = std::move(*readable);
   journal->file_ = std::move(*file);
+  Result<Head> head = read_head(journal->source());
+  if (!head) return head.error();
+  journal->current_ = head->current;
+  journal->sum_ = head->places[head->current].seed;
   return journal;
 }
 
@@ -132,32 +175,106 @@ Result<JournalOwner> Journal::read_owner(const Source& source) {
   return head->owner;
 }
 
-Result<std::vector<uint8_t>> Journal::read_state(const Source& source) {
+Result<Parts> Journal::read_parts(const Source& source) {
   Result<Head> head = read_head(source);
   if (!head) return head.error();
-  const auto& current = head->states[head->current];
-  if (current.bytes > kPlaceBytes) return fail(EINVAL, "its journal makes no sense");
-  std::vector<uint8_t> state(current.bytes);
-  if (!source(kPlaces[head->current], state.data(), state.size()) ||
-      checksum(state) != current.checksum) {
-    return fail(EINVAL, "its journal is damaged");
+  const PlaceHead& place = head->places[head->current];
+  if (place.bytes == 0 || place.bytes > kPlaceBytes) {
+    return fail(EINVAL, "its journal makes no sense");
   }
-  return state;
+  Bytes records(place.bytes);
+  if (!source(kPlaces[head->current], records.data(), records.size())) {
+    return fail(EINVAL, "its journal cannot be read");
+  }
+  Parts parts;
+  uint64_t sum = place.seed;
+  for (size_t at = 0; at < records.size();) {
+    RecordHead record{};
+    if (records.size() - at < sizeof record) return fail(EINVAL, "its journal is damaged");
+    memcpy(&record, records.data() + at, sizeof record);
+    at += sizeof record;
+    const size_t bytes = record.bytes == kDropped ? 0 : record.bytes;
+    if (records.size() - at < bytes) return fail(EINVAL, "its journal is damaged");
+    const uint8_t* data = records.data() + at;
+    sum = sum_of(sum, record, data);
+    if (sum != record.sum) return fail(EINVAL, "its journal is damaged");
+    at += bytes;
+    const PartKey key{record.kind, record.key};
+    if (record.bytes == kDropped) {
+      parts.erase(key);
+    } else {
+      parts[key].assign(data, data + bytes);
+    }
+  }
+  return parts;
 }
 
-Result<void> Journal::write_state(std::span<const uint8_t> state) {
-  if (state.size() > kPlaceBytes) return fail(E2BIG, "too much is attached for one journal");
-  Result<Head> head = read_head(source());
-  if (!head) return head.error();
-  const uint32_t next = 1 - head->current;
-  Result<void> step = write_at(file_.get(), state.data(), state.size(), kPlaces[next]);
-  if (!step) return step;
-  head->states[next].bytes = state.size();
-  head->states[next].checksum = checksum(state);
-  step = write_at(file_.get(), &head->states[next], sizeof head->states[next],
-                  offsetof(Head, states) + next * sizeof head->states[0]);
-  if (!step) return step;
-  return write_at(file_.get(), &next, sizeof next, offsetof(Head, current));
+Result<void> Journal::write(Step step) {
+  std::erase_if(step, [this](const auto& one) {
+    const auto known = parts_.find(one.first);
+    if (!one.second) return known == parts_.end();
+    return known != parts_.end() && known->second == *one.second;
+  });
+  if (step.empty()) return {};
+  Bytes records;
+  uint64_t sum = sum_;
+  for (const auto& [key, part] : step) add_record(key, part ? &*part : nullptr, &records, &sum);
+  const uint64_t used = used_ + records.size();
+  if (used > kPlaceBytes || used > 2 * parts_bytes_ + kStaleBytes) {
+    Parts parts = parts_;
+    for (auto& [key, part] : step) {
+      if (part) {
+        parts[key] = std::move(*part);
+      } else {
+        parts.erase(key);
+      }
+    }
+    return rewrite(std::move(parts));
+  }
+  Result<void> done =
+      write_at(file_.get(), records.data(), records.size(), kPlaces[current_] + used_);
+  if (!done) return done;
+  done = write_at(file_.get(), &used, sizeof used,
+                  offsetof(Head, places) + current_ * sizeof(PlaceHead));
+  if (!done) return done;
+  used_ = used;
+  sum_ = sum;
+  for (auto& [key, part] : step) {
+    const auto known = parts_.find(key);
+    if (known != parts_.end()) {
+      parts_bytes_ -= record_bytes(known->second);
+      parts_.erase(known);
+    }
+    if (!part) continue;
+    parts_bytes_ += record_bytes(*part);
+    parts_.emplace(key, std::move(*part));
+  }
+  return {};
+}
+
+Result<void> Journal::rewrite(Parts parts) {
+  const uint32_t next = 1 - current_;
+  PlaceHead place{0, sum_ + 1};
+  uint64_t sum = place.seed;
+  Bytes records;
+  for (const auto& [key, part] : parts) add_record(key, &part, &records, &sum);
+  place.bytes = records.size();
+  if (place.bytes > kPlaceBytes) return fail(E2BIG, "too much is attached for one journal");
+  const int fd = file_.get();
+  Result<void> done = write_at(fd, records.data(), records.size(), kPlaces[next]);
+  if (!done) return done;
+  done = write_at(fd, &place, sizeof place, offsetof(Head, places) + next * sizeof place);
+  if (!done) return done;
+  done = write_at(fd, &next, sizeof next, offsetof(Head, current));
+  if (!done) return done;
+  // What nobody reads any more is no memory of the target's.
+  fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(kPlaces[current_]),
+            static_cast<off_t>(kPlaceBytes));
+  current_ = next;
+  used_ = parts_bytes_ = place.bytes;
+  sum_ = sum;
+  parts_ = std::move(parts);
+  return {};
 }
 
 Result<void> Journal::take_over() {

@@ -3,16 +3,25 @@
 // and of which the target maps the first page, read-only: as long as the target lives so does the
 // file.
 //
-// Invariant: at every instant the file holds one whole state. A new one is written beside the old,
-// then one word says which of the two counts. Layout: head page, two places for states, then kept
-// bytes (object files) at places of their own.
+// A state is a set of parts, each under a key. What changes is appended: records of the parts that
+// were put or dropped, each with a checksum over itself and all before it, then one word that says
+// how far the records count (docs/adr/0023). When most of them are out of date the parts that are
+// left are written into the other place, and one word says which of the two counts.
+//
+// Invariant: at every instant the file holds one whole state; killed in the middle of a step we
+// leave the one before it. Layout: head page, two places for records, then kept bytes (object
+// files) at places of their own.
 #pragma once
 
 #include <sys/types.h>
 
+#include <compare>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <span>
 #include <utility>
 #include <vector>
@@ -38,6 +47,25 @@ struct JournalOwner {
   static JournalOwner ourselves();
 };
 
+/// What a part is, and which of its kind.
+struct PartKey {
+  uint32_t kind = 0;
+  uint64_t key = 0;
+  auto operator<=>(const PartKey&) const = default;
+};
+using Bytes = std::vector<uint8_t>;
+using Parts = std::map<PartKey, Bytes>;
+/// Parts that are put, or, without bytes, dropped.
+using Step = std::map<PartKey, std::optional<Bytes>>;
+
+/// What a session's journal does not say yet. Whoever changes one of these marks it.
+struct Unsaved {
+  bool all = true;
+  std::map<uint64_t, uint32_t> maps;  // id, by address
+  std::set<uint32_t> images;
+  std::set<uint64_t> sites, notes;
+};
+
 class Journal {
  public:
   /// Reads `size` bytes of the file at an offset; false when it cannot.
@@ -51,9 +79,13 @@ class Journal {
 
   /// Who wrote it, the state that counts: of any source. EINVAL: not a journal, or damaged.
   static Result<JournalOwner> read_owner(const Source& source);
-  static Result<std::vector<uint8_t>> read_state(const Source& source);
+  static Result<Parts> read_parts(const Source& source);
 
-  Result<void> write_state(std::span<const uint8_t> state);
+  /// All of a step, or, when it fails (E2BIG, no memory), nothing. Parts that are as they were cost
+  /// nothing.
+  Result<void> write(Step step);
+  /// These are all parts there are. The first thing to do with a journal that was opened.
+  Result<void> rewrite(Parts parts);
   /// From now on we are the owner. Only on the tracer thread.
   Result<void> take_over();
 
@@ -68,8 +100,15 @@ class Journal {
 
  private:
   ScopedFd file_, readable_;
+  Parts parts_;                          // as they are in the file
+  uint64_t used_ = 0, parts_bytes_ = 0;  // records in the place that counts; those of parts_
+  uint64_t sum_ = 0;                     // of the last record
+  uint32_t current_ = 0;
   std::vector<std::pair<uint64_t, uint64_t>> kept_;  // offset, bytes; sorted
 };
+
+/// Another descriptor of a memory file of ours.
+Result<ScopedFd> reopen(int fd, int flags);
 
 /// Opens the memory file that is mapped at `region` of `pid`, if it is one of the kernel's own
 /// (no file system of somebody's is ever asked) and cannot shrink below us. EPERM: we may not.

@@ -40,6 +40,7 @@ namespace bpftime::target {
 class RemoteThread;
 class StoppedProcess;
 struct ArenaState;
+struct ChangeState;
 struct HookState;
 struct LaneState;
 struct MapState;
@@ -149,6 +150,8 @@ struct PatchInfo {
   std::string form;
 };
 
+using Notes = std::map<uint64_t, std::vector<uint8_t>>;
+
 class Session {
  public:
   /// Enters `pid`. ESRCH, EPERM (kernel refuses), EBUSY (traced), EOPNOTSUPP (seccomp, ...).
@@ -229,14 +232,15 @@ class Session {
   /// Former and present ids of the maps of an adopted session, except the log's.
   [[nodiscard]] std::vector<std::pair<uint32_t, uint32_t>> adopted_maps() const;
   /// Programs of an adopted session have been loaded again: former and present ids. ENOEXEC: they
-  /// are not, byte for byte, what runs in the target.
-  Result<void> bind(const std::vector<std::pair<uint32_t, uint32_t>>& programs);
+  /// are not, byte for byte, what runs in the target. `notes`: all that there are from now on.
+  Result<void> bind(const std::vector<std::pair<uint32_t, uint32_t>>& programs, Notes notes);
   [[nodiscard]] std::vector<SiteRequest> site_requests() const;
 
-  /// What the user of sessions wants to find when it is adopted: in the journal from now on.
-  void set_notes(std::vector<uint8_t> notes);
-  [[nodiscard]] const std::vector<uint8_t>& notes() const { return notes_; }
-  /// The same for bytes that are too many to be written at each change; where they are.
+  /// What the user of sessions wants to find when it is adopted, under keys of his own: in the
+  /// journal from now on. Empty: not any more.
+  void set_notes(Notes notes);
+  [[nodiscard]] const Notes& notes() const { return notes_; }
+  /// The same for bytes that are too many to be in memory; where they are.
   Result<uint64_t> keep_bytes(std::span<const uint8_t> bytes);
   void drop_bytes(uint64_t off, uint64_t bytes);
   Result<std::vector<uint8_t>> kept_bytes(uint64_t off, uint64_t bytes);
@@ -293,6 +297,7 @@ class Session {
     HookRequest request;
     uint64_t slot = 0;            // holds the entry address of the program
     uint64_t entry = 0;           // what it holds while the hook is on
+    Arena* counted_in = nullptr;  // the site's, or another within reach
     uint32_t stat = 0;            // index in the arena's hook_stats
     bool stubbed = false;         // the slot leads to nothing, and threads may be reading it
     uint64_t unwound_before = 0;  // of its site, when the hook came
@@ -369,18 +374,23 @@ class Session {
   Result<void> settle_in();
   static std::vector<LaneState> lane_states(const std::vector<Lane>& lanes);
   static std::vector<Lane> restore_lanes(const std::vector<LaneState>& states);
-  static std::vector<HookState> hook_states(const std::vector<Hook>& hooks);
+  [[nodiscard]] uint32_t index_of(const Arena* arena) const;
+  [[nodiscard]] std::vector<HookState> hook_states(const std::vector<Hook>& hooks) const;
   [[nodiscard]] SiteState site_state(const Site& site) const;
   [[nodiscard]] std::vector<ArenaState> range_states(std::vector<ArenaState> states) const;
-  [[nodiscard]] SessionState state(const std::vector<Change>* changes) const;
-  void save(const std::vector<Change>* changes = nullptr) const;
+  [[nodiscard]] SessionState state() const;
+  [[nodiscard]] SessionState state_without_lists() const;
+  [[nodiscard]] std::vector<ChangeState> change_states(const std::vector<Change>& changes) const;
+  [[nodiscard]] Step unsaved_step(const std::vector<Change>* changes) const;
+  void add_map_state(uint32_t id, uint64_t addr, SessionState* state) const;
+  void save(const std::vector<Change>* changes = nullptr);
   Result<SessionState> read_journal();
-  Result<std::vector<uint8_t>> read_mapped_journal();
+  Result<Parts> read_mapped_journal();
   Result<void> restore(const SessionState& state);
   Result<void> restore_map(const MapState& map, bool is_log);
   Result<void> restore_arena(const ArenaState& state);
   Result<std::unique_ptr<Patch>> restore_patch(const PatchState& state);
-  static std::vector<Hook> restore_hooks(const std::vector<HookState>& states);
+  [[nodiscard]] std::vector<Hook> restore_hooks(const std::vector<HookState>& states) const;
   Result<void> restore_site(const SiteState& state);
   Result<ChangeStep> restore_step(Patch* patch, const StepState& state) const;
   Result<void> redo(const SessionState& state);
@@ -395,7 +405,8 @@ class Session {
   Result<void> fill_environment(uint64_t fs_base);
   Result<void> map_all(std::vector<MapWant>* wants);
   Result<void> run_batch(RemoteThread* thread, MapWant* wants, size_t count);
-  Result<Arena*> arena_near(uint64_t start, uint64_t end, uint64_t bytes);
+  Result<Arena*> arena_near(uint64_t start, uint64_t end);
+  Result<void> take_counter(Site* site, Hook* hook);
   Result<void> map_arena(Arena* arena, uint64_t start, uint64_t end);
   Result<void> ensure_program(uint32_t prog_id);
   Result<void> ensure_shadows();
@@ -548,7 +559,9 @@ class Session {
   std::vector<std::pair<uint64_t, uint64_t>> former_code_;  // of a former daemon, without a name
   std::unique_ptr<Journal> journal_;
   uint64_t journal_page_ = 0;
-  std::vector<uint8_t> notes_;
+  Notes notes_;
+  Unsaved unsaved_;
+  uint32_t former_log_id_ = 0;  // until bound
   bool can_keep_ = true;
   std::vector<std::pair<uint32_t, std::shared_ptr<MapObject>>>
       adopted_;  // by former id, until bound

@@ -167,17 +167,17 @@ Result<SessionState> Session::read_journal() {
   if (!owner) return owner.error();
   if (owner->alive()) return fail(EBUSY, "another bpftimefs is in this process");
   Result<std::unique_ptr<Journal>> journal = Journal::open_in(pid_, *page);
-  Result<std::vector<uint8_t>> bytes = fail(EPERM, "its journal cannot be opened");
+  Result<Parts> parts = fail(EPERM, "its journal cannot be opened");
   if (journal.ok()) {
     journal_ = std::move(*journal);
-    bytes = Journal::read_state(journal_->source());
+    parts = Journal::read_parts(journal_->source());
   } else if (journal.error().errnum == EPERM || journal.error().errnum == EACCES) {
-    bytes = read_mapped_journal();
+    parts = read_mapped_journal();
   } else {
     return journal.error();
   }
-  if (!bytes) return bytes.error();
-  Result<SessionState> state = target::decode(bytes.value());
+  if (!parts) return parts.error();
+  Result<SessionState> state = target::decode(parts.value());
   if (!state) return state.error();
   if (state->pid != static_cast<uint64_t>(pid_) || state->start_time != start_time_) {
     return fail(ESTALE, "its journal is another process'");
@@ -187,7 +187,7 @@ Result<SessionState> Session::read_journal() {
 }
 
 // Without the right to open the file there is still the right to trace: the target shows it to us.
-Result<std::vector<uint8_t>> Session::read_mapped_journal() {
+Result<Parts> Session::read_mapped_journal() {
   auto thread = RemoteThread::stop(pid_, any_thread());
   if (!thread) return thread.error();
   const Result<int64_t> grown =
@@ -196,15 +196,14 @@ Result<std::vector<uint8_t>> Session::read_mapped_journal() {
   if (!grown) return grown.error();
   if (grown.value() < 0) return fail(static_cast<int>(-grown.value()), "its journal is not shown");
   const auto base = static_cast<uint64_t>(grown.value());
-  Result<std::vector<uint8_t>> bytes =
-      Journal::read_state([this, base](uint64_t off, void* out, size_t size) {
-        return off + size <= kJournalStatesBytes && get(base + off, out, size).ok();
-      });
+  Result<Parts> parts = Journal::read_parts([this, base](uint64_t off, void* out, size_t size) {
+    return off + size <= kJournalStatesBytes && get(base + off, out, size).ok();
+  });
   const Result<int64_t> shrunk =
       thread.value()->syscall(syscall_insn_, SYS_mremap, base, kJournalStatesBytes, ABI_PAGE_BYTES);
   journal_page_ = base;
   if (!shrunk) return shrunk.error();
-  return bytes;
+  return parts;
 }
 
 Result<void> Session::restore(const SessionState& state) {
@@ -225,7 +224,7 @@ Result<void> Session::restore(const SessionState& state) {
   go_resumes_ = state.go_resumes;
   go_offset_ = state.go_offset;
   next_site_id_ = state.next_site_id;
-  notes_ = state.notes;
+  for (const NoteState& note : state.notes) notes_[note.key] = note.text;
   journal_page_ = state.journal_page;
   Result<void> step = check_program();
   if (!step) return step;
@@ -281,6 +280,7 @@ Result<void> Session::restore_map(const MapState& map, bool is_log) {
   map_bytes_[id] = map.bytes;
   if (is_log) {
     log_ = std::move(*ours);
+    former_log_id_ = map.id;
   } else {
     adopted_.emplace_back(map.id, std::move(*ours));
   }
@@ -379,13 +379,14 @@ std::vector<Session::Lane> Session::restore_lanes(const std::vector<LaneState>& 
   return lanes;
 }
 
-std::vector<Session::Hook> Session::restore_hooks(const std::vector<HookState>& states) {
+std::vector<Session::Hook> Session::restore_hooks(const std::vector<HookState>& states) const {
   std::vector<Hook> hooks;
   for (const HookState& state : states) {
     Hook hook;
     hook.request = request_of(state);
     hook.slot = state.slot;
     hook.entry = state.entry;
+    hook.counted_in = arenas_[state.counted_in].get();
     hook.stat = state.stat;
     hook.unwound_before = state.unwound_before;
     hook.stubbed = state.stubbed;
@@ -515,6 +516,7 @@ Result<void> Session::redo(const SessionState& state) {
     unregister_patches(*it->second);
     it = sites_.erase(it);
   }
+  unsaved_.all = true;
   save();
   return {};
 }
@@ -531,7 +533,8 @@ std::vector<std::pair<uint32_t, uint32_t>> Session::adopted_maps() const {
   return ids;
 }
 
-Result<void> Session::bind(const std::vector<std::pair<uint32_t, uint32_t>>& programs) {
+Result<void> Session::bind(const std::vector<std::pair<uint32_t, uint32_t>>& programs,
+                           Notes notes) {
   if (!can_keep_) return fail(EPERM, "its maps cannot be opened by us");
   std::unordered_map<uint32_t, Image> bound;
   std::unordered_map<uint32_t, uint32_t> now;
@@ -571,6 +574,10 @@ Result<void> Session::bind(const std::vector<std::pair<uint32_t, uint32_t>>& pro
     }
   }
   adopted_.clear();
+  former_log_id_ = 0;
+  // In one step: programs, maps and notes speak of the same ids at every instant.
+  notes_ = std::move(notes);
+  unsaved_.all = true;
   save();
   return {};
 }

@@ -64,6 +64,7 @@ Result<ApplyReport> Session::try_apply(const std::vector<SiteRequest>& requests,
   regions_ = std::move(regions.value());
   std::vector<Change> changes;
   for (const SiteRequest& request : requests) {
+    unsaved_.sites.insert(request.addr);
     Result<Change> change = prepare(request);
     if (!change) {
       *reason_site = request.addr;
@@ -80,6 +81,8 @@ Result<ApplyReport> Session::try_apply(const std::vector<SiteRequest>& requests,
     }
   }
   Result<ApplyReport> done = commit(&changes);
+  // What commit() saved was the state before.
+  for (const SiteRequest& request : requests) unsaved_.sites.insert(request.addr);
   if (!done) {
     forget(&changes, requests);
     save();
@@ -134,7 +137,7 @@ void Session::release_counters(const Change& change) {
     const bool kept = std::any_of(old.begin(), old.end(), [&](const Hook& h) {
       return h.request.hook_id == hook.request.hook_id;
     });
-    if (!kept) change.site->arena->give_back_stats(hook.stat);
+    if (!kept) hook.counted_in->give_back_stats(hook.stat);
   }
 }
 
@@ -382,12 +385,11 @@ std::vector<HookCounters> Session::counters() const {
       HookCounters sum;
       sum.hook_id = hook.request.hook_id;
       sum.tier = tier_of(hook.request);
-      const bool is_seen = site->arena->stats_view != nullptr;
-      const size_t cpus = is_seen ? site->arena->stats_bytes >> kStatsCpuShift : 0;
+      const Arena& arena = *hook.counted_in;
+      const size_t cpus = arena.stats_view != nullptr ? arena.stats_bytes >> kStatsCpuShift : 0;
       for (size_t cpu = 0; cpu < cpus; ++cpu) {
         hook_stats one{};
-        memcpy(&one,
-               site->arena->stats_view + (cpu << kStatsCpuShift) + hook.stat * sizeof(hook_stats),
+        memcpy(&one, arena.stats_view + (cpu << kStatsCpuShift) + hook.stat * sizeof(hook_stats),
                sizeof one);
         sum.hits += one.hits;
         sum.missed += one.missed;

@@ -257,6 +257,7 @@ Result<void> Session::complete_agent(RemoteThread* thread) {
   journal_page_ = wants[2].addr;
   map_addrs_[log_->id] = wants[1].addr;
   map_bytes_[log_->id] = log_->view.storage_bytes;
+  unsaved_.maps[wants[1].addr] = log_->id;
   vm_map log = log_->view;
   log.base = reinterpret_cast<u8*>(wants[1].addr);
   return put(agent_ + header_.env_off + offsetof(rt_env, log), &log, sizeof log);

@@ -66,7 +66,7 @@ Result<void> Session::inherit(const Session& parent) {
   if (parent.gate_ != 0) former_code_.emplace_back(parent.gate_, parent.gate_ + ABI_PAGE_BYTES);
   Result<void> step = check_program();
   if (!step) return step;
-  const SessionState state = parent.state(nullptr);
+  const SessionState state = parent.state();
   for (const ArenaState& arena : state.arenas) {
     step = inherit_arena(arena);
     if (!step) return step;

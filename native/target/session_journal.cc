@@ -43,7 +43,15 @@ Result<void> Session::ensure_journal() {
   return {};
 }
 
-std::vector<HookState> Session::hook_states(const std::vector<Hook>& hooks) {
+uint32_t Session::index_of(const Arena* arena) const {
+  uint32_t index = 0;
+  for (size_t i = 0; i < arenas_.size(); ++i) {
+    if (arenas_[i].get() == arena) index = static_cast<uint32_t>(i);
+  }
+  return index;
+}
+
+std::vector<HookState> Session::hook_states(const std::vector<Hook>& hooks) const {
   std::vector<HookState> states;
   for (const Hook& hook : hooks) {
     HookState state;
@@ -56,6 +64,7 @@ std::vector<HookState> Session::hook_states(const std::vector<Hook>& hooks) {
     state.cookie = hook.request.cookie;
     state.slot = hook.slot;
     state.entry = hook.entry;
+    state.counted_in = index_of(hook.counted_in);
     state.stat = hook.stat;
     state.unwound_before = hook.unwound_before;
     states.push_back(state);
@@ -81,9 +90,7 @@ SiteState Session::site_state(const Site& site) const {
   state.inode = site.inode;
   state.exits_planned = site.exits_planned;
   state.hooks = hook_states(site.hooks);
-  for (size_t i = 0; i < arenas_.size(); ++i) {
-    if (arenas_[i].get() == site.arena) state.arena = static_cast<uint32_t>(i);
-  }
+  state.arena = index_of(site.arena);
   for (const Patch* patch : site.patches()) {
     PatchState one;
     one.site = patch->plan.site;
@@ -123,20 +130,21 @@ std::vector<ArenaState> Session::range_states(std::vector<ArenaState> states) co
     for (const auto& [start, end] : *ranges) states.push_back(range_state(start, end));
   }
   // Landings of sites go with these; the others are only to be unmapped.
-  for (const auto& [start, end] : landings_) {
-    const bool is_lived = std::any_of(held_.begin(), held_.end(), [&](const auto& held) {
-      const uint64_t landing = held.second.patch->landing;
-      return landing >= start && landing < end;
-    });
-    const auto is_same = [start = start](const ArenaState& one) { return one.base == start; };
-    const bool is_noted = std::any_of(states.begin(), states.end(), is_same);
-    if (!is_lived && !is_noted) states.push_back(range_state(start, end));
+  std::set<uint64_t> lived;
+  if (!landings_.empty()) {
+    for (const auto& [addr, held] : held_) lived.insert(held.patch->landing);
   }
+  std::set<std::pair<uint64_t, uint64_t>> left;
+  for (const auto& [start, end] : landings_) {
+    const auto landing = lived.lower_bound(start);
+    if (landing == lived.end() || *landing >= end) left.emplace(start, end);
+  }
+  for (const auto& [start, end] : left) states.push_back(range_state(start, end));
   if (gate_ != 0) states.push_back(range_state(gate_, gate_ + ABI_PAGE_BYTES));
   return states;
 }
 
-SessionState Session::state(const std::vector<Change>* changes) const {
+SessionState Session::state_without_lists() const {
   SessionState state;
   state.pid = static_cast<uint64_t>(pid_);
   state.start_time = start_time_;
@@ -153,21 +161,7 @@ SessionState Session::state(const std::vector<Change>* changes) const {
   state.go_resumes = go_resumes_;
   state.go_offset = go_offset_;
   state.next_site_id = next_site_id_;
-  state.log_id = log_->id;
-  state.notes = notes_;
-  for (const auto& [id, addr] : map_addrs_) {
-    // A map that no program uses any more is memory to be unmapped, nothing else.
-    const std::shared_ptr<MapObject> map = find_map(id);
-    const auto bytes = map_bytes_.find(id);
-    if (map != nullptr) {
-      state.maps.push_back(map_state(*map, addr));
-    } else if (bytes != map_bytes_.end()) {
-      state.ranges.push_back(range_state(addr, addr + bytes->second));
-    }
-  }
-  for (const auto& [id, image] : images_) {
-    state.images.push_back({id, image.base, image.bytes, image.clobbers});
-  }
+  state.log_id = former_log_id_ != 0 ? former_log_id_ : log_->id;
   for (const auto& arena : arenas_) {
     ArenaState one;
     one.base = arena->base;
@@ -180,11 +174,43 @@ SessionState Session::state(const std::vector<Change>* changes) const {
     one.stats_used = static_cast<uint32_t>(arena->stats_used.rend() - last);
     state.arenas.push_back(one);
   }
-  state.ranges = range_states(std::move(state.ranges));
+  state.ranges = range_states({});
+  return state;
+}
+
+// A map that no program uses any more is memory to be unmapped, nothing else. Until programs are
+// bound maps have the ids that their notes know.
+void Session::add_map_state(uint32_t id, uint64_t addr, SessionState* state) const {
+  const std::shared_ptr<MapObject> map = find_map(id);
+  const auto bytes = map_bytes_.find(id);
+  if (map == nullptr) {
+    if (bytes != map_bytes_.end()) state->ranges.push_back(range_state(addr, addr + bytes->second));
+    return;
+  }
+  state->maps.push_back(map_state(*map, addr));
+  uint32_t& noted = state->maps.back().id;
+  if (former_log_id_ != 0 && id == log_->id) noted = former_log_id_;
+  for (const auto& [former, adopted] : adopted_) {
+    if (adopted->id == id) noted = former;
+  }
+}
+
+// Everything but changes that are under way.
+SessionState Session::state() const {
+  SessionState state = state_without_lists();
+  for (const auto& [id, addr] : map_addrs_) add_map_state(id, addr, &state);
+  for (const auto& [id, image] : images_) {
+    state.images.push_back({id, image.base, image.bytes, image.clobbers});
+  }
   for (const auto& [addr, site] : sites_) state.sites.push_back(site_state(*site));
-  if (changes == nullptr) return state;
-  for (const Change& change : *changes) {
-    ChangeState one;
+  for (const auto& [key, text] : notes_) state.notes.push_back({key, text});
+  return state;
+}
+
+std::vector<ChangeState> Session::change_states(const std::vector<Change>& changes) const {
+  std::vector<ChangeState> states;
+  for (const Change& change : changes) {
+    ChangeState& one = states.emplace_back();
     one.addr = change.request.addr;
     one.exit_form = static_cast<uint8_t>(change.request.exit_form);
     one.removes = change.removes;
@@ -196,20 +222,68 @@ SessionState Session::state(const std::vector<Change>* changes) const {
       one.steps.push_back(
           {step.body, step.body_bytes, step.calls, step.head, lane_states(step.lanes)});
     }
-    state.changes.push_back(std::move(one));
   }
-  return state;
+  return states;
+}
+
+// What became of each thing that is marked, and the little that is said each time.
+Step Session::unsaved_step(const std::vector<Change>* changes) const {
+  SessionState some = state_without_lists();
+  Step step;
+  for (const auto& [addr, id] : unsaved_.maps) {
+    step[part_key(PartKind::kMap, addr)];
+    const auto known = map_addrs_.find(id);
+    if (known != map_addrs_.end() && known->second == addr) add_map_state(id, addr, &some);
+  }
+  for (const uint32_t id : unsaved_.images) {
+    step[part_key(PartKind::kImage, id)];
+    const auto known = images_.find(id);
+    if (known == images_.end()) continue;
+    const Image& image = known->second;
+    some.images.push_back({id, image.base, image.bytes, image.clobbers});
+  }
+  for (const uint64_t addr : unsaved_.sites) {
+    step[part_key(PartKind::kSite, addr)];
+    const auto known = sites_.find(addr);
+    if (known != sites_.end()) some.sites.push_back(site_state(*known->second));
+  }
+  for (const uint64_t key : unsaved_.notes) {
+    step[part_key(PartKind::kNote, key)];
+    const auto known = notes_.find(key);
+    if (known != notes_.end()) some.notes.push_back({key, known->second});
+  }
+  step[part_key(PartKind::kChanges)];
+  if (changes != nullptr) some.changes = change_states(*changes);
+  for (auto& [key, part] : encode(some)) step[key] = std::move(part);
+  return step;
 }
 
 // A journal that cannot be written (no memory) is worth less than the probe that was asked for: the
-// old state stays readable, and the next save writes the whole again.
-void Session::save(const std::vector<Change>* changes) const {
+// old state stays readable, and the next save writes what this one did not.
+void Session::save(const std::vector<Change>* changes) {
   if (journal_ == nullptr) return;
-  static_cast<void>(journal_->write_state(encode(state(changes))));
+  Result<void> saved;
+  if (unsaved_.all) {
+    SessionState whole = state();
+    if (changes != nullptr) whole.changes = change_states(*changes);
+    saved = journal_->rewrite(encode(whole));
+  } else {
+    saved = journal_->write(unsaved_step(changes));
+  }
+  if (!saved) return;
+  unsaved_ = {};
+  unsaved_.all = false;
 }
 
-void Session::set_notes(std::vector<uint8_t> notes) {
-  notes_ = std::move(notes);
+void Session::set_notes(Notes notes) {
+  for (auto& [key, text] : notes) {
+    unsaved_.notes.insert(key);
+    if (text.empty()) {
+      notes_.erase(key);
+    } else {
+      notes_[key] = std::move(text);
+    }
+  }
   save();
 }
 

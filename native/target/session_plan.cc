@@ -441,7 +441,7 @@ Result<void> Session::plan_site(const SiteRequest& request, Site* site) {
     const Region& text = function.value().text;
     site->inode = text.inode;
     if (site->arena == nullptr) {
-      const Result<Arena*> arena = arena_near(text.start, text.end, 512);
+      const Result<Arena*> arena = arena_near(text.start, text.end);
       if (!arena) return arena.error();
       site->arena = arena.value();
       site->id = next_site_id_++;

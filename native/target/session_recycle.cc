@@ -33,7 +33,7 @@ void Session::retire(const Site& site, uint64_t addr, uint64_t bytes) {
 void Session::retire_hook(const Site& site, const Hook& hook) {
   retire(site, hook.slot, sizeof(uint64_t));
   Retired& retired = retired_[site.id];
-  retired.stats.emplace_back(site.arena, hook.stat);
+  retired.stats.emplace_back(hook.counted_in, hook.stat);
   if (hook.request.kind == HookKind::kProgram) retired.programs.insert(hook.request.prog_id);
 }
 
@@ -211,6 +211,7 @@ void Session::take_idle_images(const std::vector<uint64_t>& pointers,
       continue;
     }
     unmapped->emplace_back(image.base, image.base + image.bytes);
+    unsaved_.images.insert(id);
     it = images_.erase(it);
   }
   if (unmapped->size() == before) return;
@@ -225,6 +226,7 @@ void Session::take_idle_images(const std::vector<uint64_t>& pointers,
       continue;
     }
     unmapped->emplace_back(addr, addr + map_bytes_[id]);
+    unsaved_.maps[addr] = id;
     map_bytes_.erase(id);
     it = map_addrs_.erase(it);
   }

@@ -22,7 +22,9 @@ namespace bpftime::target {
 namespace {
 
 constexpr uint64_t kArenaCodeBytes = 1 << 20;
-constexpr uint32_t kHooksOfSite = 16;
+// What an arena keeps for the sites that it has: they may come to have more hooks and other bodies.
+constexpr uint64_t kReserveBytes = 64 << 10;
+constexpr uint32_t kReserveHooks = 16;
 constexpr int kHoleAttempts = 4;
 constexpr uint32_t kBpfFlagRdonlyProg = 1u << 7;  // BPF_F_RDONLY_PROG
 constexpr uint32_t kRaxWord = 1u << 10;           // of struct pt_regs
@@ -66,11 +68,11 @@ void Session::Arena::give_back_stats(uint32_t index) {
   ++stats_free;
 }
 
-Result<Session::Arena*> Session::arena_near(uint64_t start, uint64_t end, uint64_t bytes) {
+// An arena for a site, or counters, of what lies from `start` to `end`.
+Result<Session::Arena*> Session::arena_near(uint64_t start, uint64_t end) {
   for (const auto& arena : arenas_) {
     const uint64_t limit = arena->base + arena->bytes + arena->stats_bytes;
-    // A site has few hooks; one that comes to have more than an arena counts is refused then.
-    if (arena->space.free_bytes() >= bytes && arena->stats_free >= kHooksOfSite &&
+    if (arena->space.free_bytes() >= kReserveBytes && arena->stats_free >= kReserveHooks &&
         rewrite::fits_rel32(start, limit) && rewrite::fits_rel32(limit, start) &&
         rewrite::fits_rel32(end, arena->base) && rewrite::fits_rel32(arena->base, end)) {
       return arena.get();
@@ -161,11 +163,20 @@ Result<void> Session::ensure_program(uint32_t prog_id) {
   std::vector<MapWant> range;
   range.push_back(MapWant::anon(image.bytes, PROT_READ, 0));
   std::vector<const MapObject*> fresh_maps;
+  std::vector<ScopedFd> read_only;  // until they are mapped
   for (const auto& map : program->maps) {
     if (map_addrs_.contains(map->id)) continue;
     fresh_maps.push_back(map.get());
-    range.push_back(
-        MapWant::shared(map->storage.get(), map->view.storage_bytes, PROT_READ | PROT_WRITE));
+    const uint64_t map_bytes = map->view.storage_bytes;
+    if (!map->frozen || (map->view.map_flags & kBpfFlagRdonlyProg) == 0) {
+      range.push_back(MapWant::shared(map->storage.get(), map_bytes, PROT_READ | PROT_WRITE));
+      continue;
+    }
+    // The verifier relies on these values. Of such a descriptor mprotect makes nothing writable.
+    Result<ScopedFd> constants = reopen(map->storage.get(), O_RDONLY);
+    if (!constants) return constants.error();
+    range.push_back(MapWant::shared(constants->get(), map_bytes, PROT_READ));
+    read_only.push_back(std::move(*constants));
   }
   Result<void> step = map_all(&range);
   if (!step) return step;
@@ -175,6 +186,7 @@ Result<void> Session::ensure_program(uint32_t prog_id) {
   for (size_t i = 0; i < fresh_maps.size(); ++i) {
     map_addrs_[fresh_maps[i]->id] = range[i + 1].addr;
     map_bytes_[fresh_maps[i]->id] = fresh_maps[i]->view.storage_bytes;
+    unsaved_.maps[range[i + 1].addr] = fresh_maps[i]->id;
   }
   std::vector<MapWant> text;
   text.push_back(
@@ -189,6 +201,7 @@ Result<void> Session::ensure_program(uint32_t prog_id) {
   image.clobbers = rewrite::clobbered_words(program->image.text);
   learn_code(&image);
   images_.emplace(prog_id, image);
+  unsaved_.images.insert(prog_id);
   return {};
 }
 
@@ -298,6 +311,22 @@ Result<Session::Change> Session::prepare(const SiteRequest& request) {
   return step.error();
 }
 
+// Of the site's arena, else of another that its code can reach.
+Result<void> Session::take_counter(Site* site, Hook* hook) {
+  hook->counted_in = site->arena;
+  std::optional<uint32_t> stat = site->arena->take_stats();
+  if (!stat) {
+    const Result<Arena*> other =
+        arena_near(site->arena->base, site->arena->base + site->arena->bytes);
+    if (!other) return other.error();
+    hook->counted_in = other.value();
+    stat = other.value()->take_stats();
+  }
+  if (!stat) return fail(ENOSPC, "too many hooks in one address neighbourhood");
+  hook->stat = *stat;
+  return {};
+}
+
 // Hooks that stay keep their slot and counters, others get new ones.
 Result<void> Session::choose_hooks(Change* change) {
   Site* site = change->site;
@@ -311,6 +340,7 @@ Result<void> Session::choose_hooks(Change* change) {
     if (same != change->dropped.end()) {
       hook.slot = same->slot;
       hook.entry = same->entry;
+      hook.counted_in = same->counted_in;
       hook.stat = same->stat;
       hook.stubbed = same->stubbed;
       hook.unwound_before = same->unwound_before;
@@ -319,9 +349,8 @@ Result<void> Session::choose_hooks(Change* change) {
       const Result<uint64_t> slot = allocate(site->arena, 8);
       if (!slot) return slot.error();
       hook.slot = slot.value();
-      const auto stat = site->arena->take_stats();
-      if (!stat) return fail(ENOSPC, "too many hooks in one address neighbourhood");
-      hook.stat = *stat;
+      const Result<void> counted = take_counter(site, &hook);
+      if (!counted) return counted;
       hook.unwound_before = unwound_at(*site);
     }
     change->hooks.push_back(hook);
@@ -348,7 +377,7 @@ Result<rewrite::HookCall> Session::hook_call(Hook* hook, Change* change) {
   }
   rewrite::HookCall call;
   call.entry_slot = hook->slot;
-  call.stats = site.arena->stats + hook->stat * sizeof(hook_stats);
+  call.stats = hook->counted_in->stats + hook->stat * sizeof(hook_stats);
   call.cookie = hook->request.cookie;
   call.hook_id = hook->request.hook_id;
   const bool follows_loader = hook->request.kind == HookKind::kLoaderEvent;

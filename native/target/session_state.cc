@@ -133,7 +133,7 @@ void fields(A& a, LaneState& l) {
 template <typename A>
 void fields(A& a, HookState& h) {
   a(h.hook_id, h.prog_id, h.kind, h.on_return, h.enabled, h.stubbed, h.cookie, h.slot, h.entry,
-    h.stat, h.unwound_before);
+    h.counted_in, h.stat, h.unwound_before);
 }
 template <typename A>
 void fields(A& a, PatchState& p) {
@@ -159,7 +159,51 @@ template <typename A>
 void fields(A& a, SessionState& s) {
   a(s.pid, s.start_time, s.enter_ns, s.agent, s.agent_bytes, s.journal_page, s.shadows, s.header,
     s.no_stop, s.guard_armed, s.fs_points_at_itself, s.go_pool, s.go_resumes, s.go_offset,
-    s.next_site_id, s.log_id, s.maps, s.images, s.arenas, s.sites, s.changes, s.ranges, s.notes);
+    s.next_site_id, s.log_id);
+}
+
+template <typename T>
+Bytes bytes_of(const T& value) {
+  Writer writer;
+  writer(value);
+  return std::move(writer.bytes);
+}
+
+template <typename T>
+bool read_part(const Bytes& part, T* value) {
+  Reader reader(part);
+  reader(*value);
+  return reader.done();
+}
+
+// One more element of a list, whose key it must say itself.
+template <typename T, typename Key>
+bool read_element(const PartKey& at, const Bytes& part, std::vector<T>* list, Key T::*key) {
+  T& one = list->emplace_back();
+  return read_part(part, &one) && one.*key == at.key;
+}
+
+bool add_part(const PartKey& at, const Bytes& part, SessionState* state) {
+  switch (static_cast<PartKind>(at.kind)) {
+    case PartKind::kSession:
+      return at.key == 0 && read_part(part, state);
+    case PartKind::kMap:
+      return read_element(at, part, &state->maps, &MapState::addr);
+    case PartKind::kImage:
+      return read_element(at, part, &state->images, &ImageState::prog_id);
+    case PartKind::kArena:
+      return at.key == state->arenas.size() && read_part(part, &state->arenas.emplace_back());
+    case PartKind::kRanges:
+      return at.key == 0 && read_part(part, &state->ranges);
+    case PartKind::kSite:
+      return read_element(at, part, &state->sites, &SiteState::addr);
+    case PartKind::kChanges:
+      return at.key == 0 && read_part(part, &state->changes);
+    case PartKind::kNote:
+      state->notes.push_back({at.key, part});
+      return true;
+  }
+  return false;
 }
 
 bool is_range(uint64_t base, uint64_t bytes) {
@@ -171,9 +215,11 @@ bool is_within(uint64_t at, uint64_t bytes, const ArenaState& arena) {
          bytes <= arena.bytes - (at - arena.base);
 }
 
-bool check_hooks(const std::vector<HookState>& hooks, const ArenaState& arena) {
+bool check_hooks(const std::vector<HookState>& hooks, const ArenaState& arena,
+                 const SessionState& state) {
   for (const HookState& hook : hooks) {
-    if (hook.stat >= HOOKS_PER_ARENA || hook.kind > 5) return false;
+    if (hook.counted_in >= state.arenas.size() || hook.kind > 5) return false;
+    if (hook.stat >= HOOKS_PER_ARENA) return false;
     if (hook.slot != 0 && !is_within(hook.slot, 8, arena)) return false;
   }
   return true;
@@ -230,21 +276,22 @@ bool check_site(const SiteState& site, const SessionState& state) {
     const PatchState& patch = site.patches[i];
     if (!check_patch(patch, arena) || (patch.is_entry ? i != 0 : !patch.is_exit)) return false;
   }
-  return check_hooks(site.hooks, arena);
+  return check_hooks(site.hooks, arena, state);
 }
 
 bool check_change(const ChangeState& change, const SessionState& state) {
-  for (const SiteState& site : state.sites) {
-    if (site.addr != change.addr) continue;
-    const ArenaState& arena = state.arenas[site.arena];
-    if (change.steps.size() != site.patches.size() || change.exit_form > 2) return false;
-    for (const StepState& step : change.steps) {
-      if (step.body != 0 && !is_within(step.body, step.body_bytes, arena)) return false;
-      if (!check_lanes(step.head, step.lanes, arena)) return false;
-    }
-    return check_hooks(change.hooks, arena) && check_hooks(change.dropped, arena);
+  // In the order of their keys, as all parts.
+  const auto site =
+      std::lower_bound(state.sites.begin(), state.sites.end(), change.addr,
+                       [](const SiteState& one, uint64_t addr) { return one.addr < addr; });
+  if (site == state.sites.end() || site->addr != change.addr) return false;
+  const ArenaState& arena = state.arenas[site->arena];
+  if (change.steps.size() != site->patches.size() || change.exit_form > 2) return false;
+  for (const StepState& step : change.steps) {
+    if (step.body != 0 && !is_within(step.body, step.body_bytes, arena)) return false;
+    if (!check_lanes(step.head, step.lanes, arena)) return false;
   }
-  return false;
+  return check_hooks(change.hooks, arena, state) && check_hooks(change.dropped, arena, state);
 }
 
 bool check(const SessionState& state) {
@@ -287,17 +334,35 @@ bool check(const SessionState& state) {
 
 }  // namespace
 
-std::vector<uint8_t> encode(const SessionState& state) {
-  Writer writer;
-  fields(writer, const_cast<SessionState&>(state));
-  return std::move(writer.bytes);
+Parts encode(const SessionState& state) {
+  Parts parts;
+  parts[part_key(PartKind::kSession)] = bytes_of(state);
+  for (const MapState& map : state.maps) {
+    parts[part_key(PartKind::kMap, map.addr)] = bytes_of(map);
+  }
+  for (const ImageState& image : state.images) {
+    parts[part_key(PartKind::kImage, image.prog_id)] = bytes_of(image);
+  }
+  for (size_t i = 0; i < state.arenas.size(); ++i) {
+    parts[part_key(PartKind::kArena, i)] = bytes_of(state.arenas[i]);
+  }
+  parts[part_key(PartKind::kRanges)] = bytes_of(state.ranges);
+  for (const SiteState& site : state.sites) {
+    parts[part_key(PartKind::kSite, site.addr)] = bytes_of(site);
+  }
+  if (!state.changes.empty()) parts[part_key(PartKind::kChanges)] = bytes_of(state.changes);
+  for (const NoteState& note : state.notes) {
+    parts[part_key(PartKind::kNote, note.key)] = note.text;
+  }
+  return parts;
 }
 
-Result<SessionState> decode(std::span<const uint8_t> bytes) {
+Result<SessionState> decode(const Parts& parts) {
   SessionState state;
-  Reader reader(bytes);
-  fields(reader, state);
-  if (!reader.done() || !check(state)) return fail(EINVAL, "its journal makes no sense");
+  for (const auto& [key, part] : parts) {
+    if (!add_part(key, part, &state)) return fail(EINVAL, "its journal makes no sense");
+  }
+  if (!check(state)) return fail(EINVAL, "its journal makes no sense");
   return state;
 }
 

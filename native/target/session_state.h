@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // SessionState: all that a daemon must know to go on with a session which another daemon began:
-// plain data, as it is written into the journal (journal.h). What can be derived from it (copies,
-// jumps, free counters, text of images) is not in it.
+// plain data, as it is written into the journal (journal.h), a part for each thing that changes by
+// itself. What can be derived from it (copies, jumps, free counters, text of images) is not in it.
 //
 // decode() trusts nothing: the bytes may come from anybody who could map a file into a process.
 #pragma once
@@ -13,6 +13,7 @@
 
 #include "../abi/agent.h"
 #include "../base/result.h"
+#include "journal.h"
 
 namespace bpftime::target {
 
@@ -41,7 +42,7 @@ struct HookState {
   uint8_t kind = 0;
   bool on_return = false, enabled = true, stubbed = false;
   uint64_t cookie = 0, slot = 0, entry = 0;
-  uint32_t stat = 0;
+  uint32_t counted_in = 0, stat = 0;  // an arena's index, and the counter in it
   uint64_t unwound_before = 0;
 };
 struct PatchState {
@@ -87,6 +88,27 @@ struct ChangeState {
   std::vector<uint64_t> left_slots;
   std::vector<StepState> steps;  // one for each patch of the site
 };
+// Of whoever uses sessions; not looked into.
+struct NoteState {
+  uint64_t key = 0;
+  std::vector<uint8_t> text;
+};
+
+/// Kinds of parts. Keys: of maps their address, of images the program, of arenas their index, of
+/// sites the wanted address, of notes what their writer chose; of the others, 0.
+enum class PartKind : uint32_t {
+  kSession,
+  kMap,
+  kImage,
+  kArena,
+  kRanges,
+  kSite,
+  kChanges,
+  kNote,
+};
+constexpr PartKey part_key(PartKind kind, uint64_t key = 0) {
+  return {static_cast<uint32_t>(kind), key};
+}
 
 struct SessionState {
   uint64_t pid = 0, start_time = 0, enter_ns = 0;
@@ -102,12 +124,14 @@ struct SessionState {
   std::vector<SiteState> sites;
   std::vector<ChangeState> changes;
   std::vector<ArenaState> ranges;  // other memory of ours: base and bytes
-  std::vector<uint8_t> notes;      // of whoever uses sessions; not looked into
+  std::vector<NoteState> notes;
 };
 
-std::vector<uint8_t> encode(const SessionState& state);
+/// Lists may be excerpts: a step's worth of parts. Without changes there is no part of them.
+Parts encode(const SessionState& state);
 
-/// EINVAL: not what encode() makes, or it contradicts itself (indices, sizes, alignment).
-Result<SessionState> decode(std::span<const uint8_t> bytes);
+/// EINVAL: not what encode() makes of a whole state, or it contradicts itself (indices, sizes,
+/// alignment).
+Result<SessionState> decode(const Parts& parts);
 
 }  // namespace bpftime::target

@@ -14,7 +14,7 @@ import {
 import { asPid, type Pid } from '../types.js';
 import type { Follow } from './follow.js';
 import { reloadObject } from './load.js';
-import { type Notes, type ObjectNote, readNotes } from './notes.js';
+import { type Notes, type ObjectNote, objectNote, processNote, readNotes } from './notes.js';
 import { settleSites } from './sites.js';
 import type { AttachedObject, EnteredProcess, SiteState } from './state.js';
 
@@ -169,7 +169,8 @@ function processOf(pid: Pid, startTime: bigint, session: AdoptedSession): Entere
     objects: new Map(),
     maps: new Map(),
     children: new Set(),
-    notes: session.notes,
+    unnoted: new Set(),
+    notedFollow: undefined,
   };
 }
 
@@ -196,7 +197,15 @@ async function remember(
     const programs = loaded.flatMap(({ note, object }) =>
       object.info.programs.map((program, i) => ({ former: note.programs[i] ?? 0, id: program.id })),
     );
-    await native.targetBind(session.session, programs);
+    const bound = loaded.map(({ note, object: { info } }) => ({
+      ...note,
+      programs: info.programs.map((program) => program.id),
+      maps: info.maps.map((map) => map.id),
+    }));
+    await native.targetBind(session.session, {
+      programs,
+      notes: [processNote(notes.follow), ...bound.map(objectNote)],
+    });
     const now = new Map(programs.map(({ former, id }) => [former, id]));
     for (const site of process.sites.values()) {
       for (const wish of site.hooks) wish.progId = now.get(wish.progId) ?? wish.progId;
@@ -231,6 +240,7 @@ export async function adopt(pid: Pid, startTime: bigint): Promise<Adoption> {
       const { object, bytes } = one;
       rememberHooks(one, wishes);
       process.objects.set(object.path, object);
+      process.unnoted.add(object);
       files.set(object, bytes);
       const reads = object.info.programs.some((program) => program.readsMemory);
       if (reads && process.reads === 'none') process.reads = 'kernel';

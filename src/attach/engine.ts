@@ -20,7 +20,7 @@ import { armGuard, disarmGuard, guardWishes, settleGuard, untilNextLeave } from 
 import { Lineage } from './lineage.js';
 import { loadObject } from './load.js';
 import { followSoon, yieldMasks } from './masks.js';
-import { writeNotes } from './notes.js';
+import { saveNotes } from './notes.js';
 import type { AttachObserver, AttachRequest } from './observer.js';
 import { catchUp, type Follower, followLoads, settleModules } from './pending.js';
 import { type HookPlan, planObject } from './plan.js';
@@ -130,6 +130,7 @@ export class AttachEngine {
       hooks: [],
       pending: [],
     };
+    process.unnoted.add(object);
     for (const [i, plan] of plans.entries()) {
       const place = places[i];
       if (place) object.hooks.push(newHook(this.#nextHookId++, object, plan, place));
@@ -142,8 +143,9 @@ export class AttachEngine {
         if (hook.onReturn) hook.exitForm = await exitFormOf(process, hook.place);
       }
       // Whoever finds its hooks must know what they are.
-      await this.#saveNotes(request.pid, [...process.objects.values(), object]);
+      await this.#saveNotes(request.pid, object);
       const report = await this.#change(process, object.hooks, former?.hooks ?? []);
+      process.unnoted.add(object);
       for (const hook of object.hooks) hook.pauseNs = report.pauseNs;
     } catch (error) {
       await this.#dropBytes(process, object);
@@ -176,6 +178,7 @@ export class AttachEngine {
       // The hooks are live, but nobody could see or remove them: take them out again.
       await this.#change(process, former?.hooks ?? [], object.hooks);
       process.objects.delete(object.path);
+      process.unnoted.add(object);
       this.#observer.detached(process, object);
       if (former) {
         process.objects.set(former.path, former);
@@ -242,19 +245,15 @@ export class AttachEngine {
     await this.#leaveIfIdle(process);
   }
 
-  /** Brings the notes in the journal up to date; with `objects`, ahead of a change. */
-  async #saveNotes(pid: Pid, objects?: AttachedObject[]): Promise<void> {
+  /** Brings the journal up to date; `coming` is about to be attached. */
+  async #saveNotes(pid: Pid, coming?: AttachedObject): Promise<void> {
     const process = this.#processes.get(pid);
-    if (!process) return;
-    const noted = objects ?? [...process.objects.values()];
-    const notes = writeNotes(noted, this.lineage.settingOf(process.identity));
-    if (notes.equals(process.notes)) return;
-    process.notes = notes;
-    await native.targetSetNotes(process.session, notes).catch(() => {});
+    if (process) await saveNotes(process, this.lineage.settingOf(process.identity), coming);
   }
 
   /** The notes go first: what they speak of must be there. */
   async #dropBytes(process: EnteredProcess, object: AttachedObject): Promise<void> {
+    process.unnoted.add(object);
     await this.#saveNotes(process.identity.pid);
     await native.targetDropBytes(process.session, object.kept);
   }
@@ -386,6 +385,7 @@ export class AttachEngine {
     await this.#serially(pid, async () => {
       const process = this.#processes.get(pid);
       const pending = process && pendingOf(process).find((one) => one.id === hookId);
+      if (pending) process.unnoted.add(pending.object);
       if (pending) return void Object.assign(pending, { enabled });
       const hook = process && hooksOf(process).find((one) => one.id === hookId);
       if (!process || !hook) return fail('ENOENT', `${hookId}: no such hook`);

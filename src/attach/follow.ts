@@ -86,7 +86,8 @@ export function childOf(
     objects: new Map(),
     maps: new Map(),
     children: new Set(),
-    notes: Buffer.alloc(0),
+    unnoted: new Set(),
+    notedFollow: undefined,
   };
 }
 

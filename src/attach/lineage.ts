@@ -77,6 +77,7 @@ export class Lineage {
       for (const one of parent.objects.values()) {
         const { object, bytes } = await childObject(parent, process, one);
         process.objects.set(object.path, object);
+        process.unnoted.add(object);
         this.#observer.adopted(process, object, bytes);
       }
     } else {

@@ -1,13 +1,14 @@
 // What the next daemon must know of a process beyond what native keeps: which object files are
-// where, under which names, and what people see of their hooks. Text in the session's journal.
+// where, under which names, and what people see of their hooks. Text in the session's journal, a
+// note for each object and one for the process.
 //
 // Reading trusts nothing: whatever is not as written here is left out or refuses the whole.
 import { fail } from '../errors.js';
-import type { ExitForm, KeptBytes } from '../native.js';
+import { type ExitForm, type KeptBytes, type KeptNote, native } from '../native.js';
 import type { Place } from '../symbols/resolve.js';
 import { FOLLOWS, type Follow } from './follow.js';
 import type { AttachDir } from './plan.js';
-import type { AttachedObject, Hook, PendingHook } from './state.js';
+import type { AttachedObject, EnteredProcess, Hook, PendingHook } from './state.js';
 
 /** A hook as notes keep it; the rest of it is found in the process. */
 export interface HookNote {
@@ -47,13 +48,15 @@ export interface ObjectNote {
 
 /** Everything. */
 export interface Notes {
-  version: number;
   /** What is followed of the process. */
   follow: Follow;
   objects: ObjectNote[];
 }
 
-const VERSION = 2;
+const VERSION = 3;
+/** Of the note on the process; an object's is the place of its file's bytes. */
+const PROCESS_KEY = 0;
+const NOTHING = Buffer.alloc(0);
 const DIRS: readonly string[] = ['uprobe', 'uretprobe', 'hooks'];
 
 /** JSON knows no bigint: `{"$n":"123"}` stands for one. */
@@ -86,23 +89,45 @@ function pendingNote(object: AttachedObject, hook: PendingHook): PendingNote {
   return { id, program, place, onReturn, enabled, cookie };
 }
 
-/** Notes on these objects, and on what is followed of their process. */
-export function writeNotes(objects: readonly AttachedObject[], follow: Follow): Buffer {
-  const notes: Notes = {
-    version: VERSION,
-    follow,
-    objects: objects.map((object) => ({
-      path: object.path,
-      dir: object.dir,
-      name: object.name,
-      kept: object.kept,
-      programs: object.info.programs.map((program) => program.id),
-      maps: object.info.maps.map((map) => map.id),
-      hooks: object.hooks.map((hook) => hookNote(object, hook)),
-      pending: object.pending.map((hook) => pendingNote(object, hook)),
-    })),
-  };
-  return Buffer.from(JSON.stringify(notes, replacer));
+const textOf = (note: unknown) => Buffer.from(JSON.stringify(note, replacer));
+
+/** On the process itself. */
+export const processNote = (follow: Follow): KeptNote => ({
+  key: PROCESS_KEY,
+  text: textOf({ version: VERSION, follow }),
+});
+
+/** On an object. */
+export const objectNote = (note: ObjectNote): KeptNote => ({
+  key: note.kept.at,
+  text: textOf(note),
+});
+
+const noteOf = (object: AttachedObject): ObjectNote => ({
+  path: object.path,
+  dir: object.dir,
+  name: object.name,
+  kept: object.kept,
+  programs: object.info.programs.map((program) => program.id),
+  maps: object.info.maps.map((map) => map.id),
+  hooks: object.hooks.map((hook) => hookNote(object, hook)),
+  pending: object.pending.map((hook) => pendingNote(object, hook)),
+});
+
+/** Brings the journal up to date; `coming` is about to be attached. */
+export async function saveNotes(
+  process: EnteredProcess,
+  follow: Follow,
+  coming?: AttachedObject,
+): Promise<void> {
+  const notes = process.notedFollow === follow ? [] : [processNote(follow)];
+  for (const object of process.unnoted) {
+    const isThere = object === coming || process.objects.get(object.path) === object;
+    notes.push(isThere ? objectNote(noteOf(object)) : { key: object.kept.at, text: NOTHING });
+  }
+  process.unnoted.clear();
+  process.notedFollow = follow;
+  if (notes.length > 0) await native.targetSetNotes(process.session, notes).catch(() => {});
 }
 
 const isCount = (value: unknown): value is number =>
@@ -177,25 +202,30 @@ function isObject(object: unknown, pid: number): boolean {
   );
 }
 
+function parse({ text }: KeptNote): unknown {
+  try {
+    return JSON.parse(text.toString(), reviver);
+  } catch {
+    return undefined;
+  }
+}
+
 /**
  * Reads notes on the process `pid`.
  * @throws {FsError} EINVAL they are of another version, or no notes
  */
-export function readNotes(text: Buffer, pid: number): Notes {
+export function readNotes(notes: readonly KeptNote[], pid: number): Notes {
   // Nothing was attached yet.
-  if (text.length === 0) return { version: VERSION, follow: 'none', objects: [] };
-  let notes: unknown;
-  try {
-    notes = JSON.parse(text.toString(), reviver);
-  } catch {
-    notes = undefined;
-  }
-  if (!isRecord(notes) || notes['version'] !== VERSION || !Array.isArray(notes['objects'])) {
+  if (notes.length === 0) return { follow: 'none', objects: [] };
+  const about = notes.find((note) => note.key === PROCESS_KEY);
+  const own = about && parse(about);
+  if (!isRecord(own) || own['version'] !== VERSION) {
     return fail('EINVAL', `${pid}: the notes in its journal are of another version`);
   }
-  if (!FOLLOWS.includes(String(notes['follow']))) notes['follow'] = 'none';
-  if (!notes['objects'].every((object) => isObject(object, pid))) {
+  const follow = FOLLOWS.includes(String(own['follow'])) ? (own['follow'] as Follow) : 'none';
+  const objects = notes.filter((note) => note !== about).map(parse);
+  if (!objects.every((object) => isObject(object, pid))) {
     fail('EINVAL', `${pid}: the notes in its journal make no sense`);
   }
-  return notes as unknown as Notes;
+  return { follow, objects: objects as ObjectNote[] };
 }

@@ -94,6 +94,7 @@ async function release(
     const refusal = undefined;
     const pending = { id, object, program, place, onReturn, enabled, cookie, refusal };
     object.pending.push(pending);
+    process.unnoted.add(object);
     follower.told(process, pending, 'pending');
   }
 }
@@ -137,6 +138,7 @@ async function attachThese(
       const { object } = hook;
       object.pending = object.pending.filter((one) => one !== pending);
       object.hooks.push(hook);
+      process.unnoted.add(object);
       follower.told(process, pending, 'attached');
     }
   } catch (error) {

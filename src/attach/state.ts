@@ -111,8 +111,10 @@ export interface EnteredProcess {
   maps: Map<string, NamedMap>;
   /** Children that were looked at. */
   children: Set<number>;
-  /** As they are in the journal, see notes.ts. */
-  notes: Buffer;
+  /** Objects that came, changed or went since the journal was told, see notes.ts. */
+  unnoted: Set<AttachedObject>;
+  /** What the journal says of the process itself. */
+  notedFollow: string | undefined;
 }
 
 /** All hooks of a process, in order of id. */
@@ -161,7 +163,8 @@ export function newProcess(
     objects: new Map(),
     maps: new Map(),
     children: new Set(),
-    notes: Buffer.alloc(0),
+    unnoted: new Set(),
+    notedFollow: undefined,
   };
 }
 

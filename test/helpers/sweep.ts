@@ -32,7 +32,7 @@ const MARK = 0xdead_0000_0000_0000n;
 const digits = (addr: bigint) => `0x${addr.toString(16).padStart(16, '0')}`;
 
 /** The object of `count` programs, each at a mark of its own. */
-function template(lab: Lab, count: number): Buffer {
+export function template(lab: Lab, count: number): Buffer {
   const source = join(lab.scratch, `sweep${count}.c`);
   const programs = Array.from(
     { length: count },
@@ -50,7 +50,7 @@ function template(lab: Lab, count: number): Buffer {
 }
 
 /** `template` with real addresses; the same text has one length everywhere. */
-function aimed(object: Buffer, functions: readonly Listed[]): Buffer {
+export function aimed(object: Buffer, functions: readonly Listed[]): Buffer {
   const bytes = Buffer.from(object);
   for (const [i, { addr }] of functions.entries()) {
     const mark = digits(MARK + BigInt(i));

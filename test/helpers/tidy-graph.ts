@@ -42,7 +42,8 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   config: [],
   errors: [],
   types: [],
-  native: ['native-symbols', 'native-vm'],
+  native: ['native-adopt', 'native-symbols', 'native-vm'],
+  'native-adopt': ['native'],
   'native-symbols': [],
   'native-vm': [],
 };

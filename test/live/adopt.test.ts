@@ -1,96 +1,17 @@
 // A daemon that is killed (SIGKILL): its targets work on, and the next daemon finds every hook, map
 // and stream, and takes them out as if it had put them in.
-import { once } from 'node:events';
-import { existsSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import t from 'tap';
-import { codeHash, eventually, Lab, type Ran, type Running, sameCode } from '../helpers/lab.js';
-import { mountsBelow, startMount, type TestMount } from '../helpers/mount.js';
+import { Dynasty } from '../helpers/dynasty.js';
+import { codeHash, eventually, Lab, type Running, sameCode } from '../helpers/lab.js';
 
 t.setTimeout(180_000);
 
 const OK = { code: 0, out: '', err: '' };
 /** Of daemons, in the storm. */
 const DEATHS = 20;
-const main = fileURLToPath(new URL('../../src/main.js', import.meta.url));
-
-/** A mount whose daemon gets killed, and the daemons after it. */
-class Dynasty {
-  readonly #lab: Lab;
-  readonly #first: TestMount;
-  #now: Running | undefined;
-  readonly #pids = new Set<number>();
-
-  private constructor(lab: Lab, first: TestMount) {
-    this.#lab = lab;
-    this.#first = first;
-  }
-
-  static async begin(lab: Lab): Promise<Dynasty> {
-    return new Dynasty(lab, await startMount({ tree: 'real' }));
-  }
-
-  file(pid: number, ...rest: string[]): string {
-    this.#pids.add(pid);
-    return join(this.#first.mountpoint, 'procs', String(pid), ...rest);
-  }
-  read = (pid: number, name: string) => readFileSync(this.file(pid, name), 'utf8');
-  cp = (object: string, pid: number, where: string): Promise<Ran> =>
-    this.#lab.sh(`cp ${object} '${this.file(pid, where)}'`);
-  rm = (pid: number, where: string): Promise<Ran> => this.#lab.sh(`rm '${this.file(pid, where)}'`);
-
-  get log(): string {
-    return readFileSync(join(this.#first.mountpoint, 'log'), 'utf8');
-  }
-  /** About processes of this test: a mount also looks at what others have left on the machine. */
-  get errors(): string {
-    const text = readFileSync(join(this.#first.mountpoint, 'error_log'), 'utf8');
-    const isOther = (line: string) => {
-      const pid = /\/procs\/(\d+)\//.exec(line)?.[1];
-      return pid !== undefined && !this.#pids.has(Number(pid));
-    };
-    return text
-      .split('\n')
-      .filter((line) => !isOther(line))
-      .join('\n');
-  }
-
-  hooks(pid: number): string[][] {
-    const rows = this.read(pid, 'hooks/list').trimEnd().split('\n').slice(1);
-    return rows.map((row) => row.trim().split(/\s+/));
-  }
-
-  /** A child has a session of its own with so many hooks, or has been left. */
-  async settles(pid: number, hooks: number): Promise<boolean | undefined> {
-    return await eventually(() => {
-      if (!existsSync(`/proc/${pid}`)) return false;
-      const isIn = /^entered 1$/m.test(this.read(pid, 'info'));
-      return this.hooks(pid).length === hooks && isIn === hooks > 0;
-    }, 30_000);
-  }
-
-  async kill(): Promise<void> {
-    const child = this.#now?.child ?? this.#first.daemon;
-    child.kill('SIGKILL');
-    if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
-  }
-
-  async next(): Promise<boolean> {
-    await this.#lab.sh(`${process.execPath} ${main} umount ${this.#first.mountpoint}`);
-    this.#now = this.#lab.start(process.execPath, [main, 'mount', this.#first.mountpoint]);
-    return (await this.#now.says(/is mounted on/, 20_000)) !== undefined;
-  }
-
-  async end(): Promise<string[]> {
-    await this.#now?.end('SIGTERM');
-    const left = this.#now ? mountsBelow(this.#first.mountpoint) : [];
-    await this.#first.stop();
-    return left;
-  }
-}
-
+/** Of daemons that are killed while they take over. */
+const ADOPTERS = 10;
 async function caller(lab: Lab, threads: number): Promise<Running> {
   const target = lab.start(lab.build('caller.c'), [String(threads)]);
   await target.says(/round/);
@@ -221,6 +142,42 @@ await t.test('killed at any moment: nothing is lost, nothing is left', async (t)
     t.ok(end > 1000, `the target made ${end} calls`);
     t.same(await line.end(), [], 'no mount is left');
     await sameCode(t, pid, before, 'at the end');
+  });
+});
+
+await t.test('killed while it adopts: the one after it adopts as well', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = await caller(lab, 2);
+    const { pid } = target;
+    const before = codeHash(pid);
+    const line = await Dynasty.begin(lab);
+    for (const name of ['work', 'work,more', 'usleep', 'write']) {
+      t.same(await line.cp(lab.bpf('tally'), pid, `uprobe/${name}`), OK, `cp onto ${name}`);
+    }
+    const listed = line.hooks(pid).map(([id, kind, , , , ...rest]) => [id, kind, ...rest]);
+    target.child.stdin?.write('go\n');
+    await line.kill();
+    for (let death = 1; death <= ADOPTERS; death++) {
+      await line.begins(Math.random() * 150);
+      await line.kill();
+    }
+    t.ok(await line.next(), 'at last one lives');
+    t.equal(line.errors, '', 'without a complaint');
+    t.same(
+      line.hooks(pid).map(([id, kind, , , , ...rest]) => [id, kind, ...rest]),
+      listed,
+      'the same hooks with the same ids',
+    );
+    const total = await calls(target);
+    t.equal(entry(line.read(pid, 'maps/work.bss/entries'), 'entries'), total, 'maps are theirs');
+    const hits = line.hooks(pid).find((row) => row[8] === 'uprobe/work,more')?.[3];
+    t.equal(Number(hits), total, 'and every call was counted');
+    for (const file of new Set(listed.map((row) => row.at(-1) ?? ''))) {
+      t.same(await line.rm(pid, file), OK, `rm ${file}`);
+    }
+    await sameCode(t, pid, before, 'after rm');
+    t.ok(await target.advances(), 'the target works on');
+    t.same(await line.end(), [], 'no mount is left');
   });
 });
 

@@ -109,3 +109,19 @@ await t.test('a daemon that is killed leaves its targets running', async (t) => 
     t.same(mountsBelow(other.mountpoint), [], 'no mount is left');
   });
 });
+
+await t.test('constants of a program: the process may read them, nothing else', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const { pid } = await started(lab, 'caller.c', ['1']);
+    t.same(await lab.attach(pid, lab.bpf('tally'), WORK), fine);
+    // A mapping's line in smaps, then what is known of it.
+    const smaps = readFileSync(`/proc/${pid}/smaps`, 'latin1').split(/\n(?=[0-9a-f]+-[0-9a-f]+ )/);
+    const maps = smaps.filter((one) => one.includes('/memfd:bpftime_map'));
+    const constants = maps.filter((one) => / r--s /.test(one));
+    t.equal(constants.length, 1, 'the .rodata of its object is mapped read-only');
+    t.notMatch(constants[0], /^VmFlags:.* mw\b/m, 'and cannot be made writable');
+    t.ok(maps.length > 3, 'among its other maps');
+    t.match(lab.read(pid, 'maps/work.rodata/entries'), /"?edition"?\W+0/, 'people read it, too');
+    t.same(await lab.detach(pid, WORK), fine);
+  });
+});
