@@ -96,3 +96,6 @@ export const EXEC_ATTEMPTS_MS = [0, 20, 100, 400, 1500];
 
 /** Rounds in which a daemon that ends tries to detach from everything, LEAVE_RETRY_MS apart. */
 export const DETACH_ALL_ATTEMPTS = 25;
+
+/** Processes that we came into, and of which it is remembered that they ended. */
+export const ENDED_REMEMBERED = 4096;

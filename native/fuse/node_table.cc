@@ -20,6 +20,8 @@ uint64_t inode_number(uint64_t parent, std::string_view name, uint64_t salt) {
   return hash < 2 ? hash + 2 : hash;
 }
 
+}  // namespace
+
 int parse_pid(std::string_view name) {
   int pid = 0;
   const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), pid);
@@ -27,8 +29,6 @@ int parse_pid(std::string_view name) {
       error == std::errc() && end == name.data() + name.size() && name[0] != '0' && name[0] != '-';
   return canonical ? pid : 0;
 }
-
-}  // namespace
 
 NodeTable::~NodeTable() {
   // Parents and children hold each other.

@@ -15,6 +15,9 @@
 
 namespace bpftime::fuse {
 
+/// The number that a name in procs/ is, as the kernel writes it; 0: it is none.
+int parse_pid(std::string_view name);
+
 class NodeTable {
  public:
   NodeTable(std::shared_ptr<Waker> waker, std::function<void(const std::shared_ptr<Proc>&)> watch)

@@ -161,6 +161,7 @@ class Server {
   int process_permission(const Request& request, const Node& node, Touch touch) const;
   int permission(const Request& request, const NodePtr& node, bool write);
   bool drop_if_dead(const NodePtr& node);
+  void refuse_gone(const Request& request, const Node& procs, std::string_view pid);
   std::vector<DirEntry> list(const Request& request, const NodePtr& dir);
   void list_procs(const Request& request, const NodePtr& dir, std::vector<DirEntry>* out);
 

@@ -98,10 +98,26 @@ bool Server::drop_if_dead(const NodePtr& node) {
   return true;
 }
 
+// A process that ended, or a number that is nobody's: JavaScript finds the words.
+void Server::refuse_gone(const Request& request, const Node& procs, std::string_view pid) {
+  Question question{ControlOp::kLookup, nullptr, table_.path_of(procs) + "/" + std::string(pid),
+                    procs.cls->name,    {},      {}};
+  ask(request, std::move(question), [this](uint64_t unique, int errnum, std::string&) {
+    if (unique != 0) send(unique, errnum != 0 ? errnum : ESRCH);
+  });
+}
+
 void Server::op_lookup(const Request& request) {
   const NodePtr dir = table_.by_id(request.header->nodeid);
   const std::string_view name = request.name();
-  if (dir == nullptr || dir->removed) return void(send(request.unique(), ENOENT));
+  if (dir == nullptr) return void(send(request.unique(), ENOENT));
+  // Somebody's working directory, of whom nothing is left.
+  if (dir->removed && dir->proc != nullptr && is_dead(*dir->proc)) {
+    const Node* process = dir.get();
+    while (process->parent->proc != nullptr) process = process->parent.get();
+    return refuse_gone(request, *process->parent, process->name);
+  }
+  if (dir->removed) return void(send(request.unique(), ENOENT));
   if (name.size() > 255) return void(send(request.unique(), ENAMETOOLONG));
   NodePtr node = table_.find_child(dir, name);
   if (node != nullptr && drop_if_dead(node)) node = table_.find_child(dir, name);
@@ -109,13 +125,17 @@ void Server::op_lookup(const Request& request) {
     // The way into a process: whoever passes here may see what is below.
     if (node->proc != nullptr && dir->proc == nullptr) {
       const int denied = check_access(request.caller(), node->proc->pid, Touch::kSee);
+      if (denied == ESRCH) refuse_gone(request, *dir, name);
       if (denied != 0) {
-        send(request.unique(), denied == ESRCH ? ENOENT : denied);
+        if (denied != ESRCH) send(request.unique(), denied);
         table_.collect(node);
         return;
       }
     }
     return reply_entry(request.unique(), node);
+  }
+  if (dir->cls->provider == Provider::kProcs && parse_pid(name) > 0) {
+    return refuse_gone(request, *dir, name);
   }
   if (dir->cls->provider != Provider::kLookup || !is_valid_name(name) ||
       is_staging_name(name, false)) {

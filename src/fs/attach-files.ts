@@ -35,11 +35,13 @@ export class AttachFiles implements AttachObserver {
 
   entered(process: EnteredProcess): void {
     const { pid } = process.identity;
+    this.#fs.gone.entered(pid);
     this.#collect(process.logMapId, 'log', [`/procs/${pid}/events`, '/events'], pid, '');
   }
 
-  left(process: EnteredProcess): void {
+  left(process: EnteredProcess, gone: boolean): void {
     this.#stop(process.logMapId);
+    if (!gone) this.#fs.gone.left(process.identity.pid);
   }
 
   attached(process: EnteredProcess, object: AttachedObject): void {

@@ -4,6 +4,7 @@ import { REQUEST_DEADLINE_MS } from '../config.js';
 import { refusalOf } from '../errors.js';
 import { native } from '../native.js';
 import { Dispatcher } from './dispatch.js';
+import { Gone } from './gone.js';
 import type { Row } from './node.js';
 import { ErrorBook } from './status.js';
 import { buildTree, type Tree } from './tree.js';
@@ -26,6 +27,7 @@ export type StatusValue = () => string | number | bigint;
 export class ControlFs {
   readonly tree: Tree;
   readonly errors: ErrorBook;
+  readonly gone = new Gone();
   readonly #status = new Map<string, StatusValue>();
   #mount = 0;
   #mountpoint = '';

@@ -11,6 +11,7 @@ import {
 } from '../config.js';
 import type { FsError } from '../errors.js';
 import { type FuseRequest, native } from '../native.js';
+import { asPid } from '../types.js';
 import type { ControlFs } from './control-fs.js';
 import { keyedLines, oneLine, timestamp } from './format.js';
 import { caretLines } from './line.js';
@@ -175,7 +176,12 @@ export function processBaseRows(fs: ControlFs): Row[] {
       listsProcesses: true,
     },
     { pattern: '/procs/self', kind: 'symlink', doc: 'the process that looks' },
-    { pattern: '/procs/<pid>', kind: 'dir', doc: 'one live process' },
+    {
+      pattern: '/procs/<pid>',
+      kind: 'dir',
+      doc: 'one live process',
+      handlers: { lookup: (context) => fs.gone.refuse(asPid(Number(context.params['pid']))) },
+    },
     ...errorRows(fs, '/procs/<pid>'),
     {
       pattern: '/procs/<pid>/log',

@@ -93,7 +93,7 @@ function classOf(row: Row, rows: readonly Row[]): NodeClass {
       continue;
     }
     if (row.listsProcesses) cls.childClass = child.pattern;
-    if (child.handlers?.lookup) {
+    else if (child.handlers?.lookup) {
       cls.provider = 'lookup';
       cls.childClass = child.pattern;
     }

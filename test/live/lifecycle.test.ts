@@ -125,3 +125,31 @@ await t.test('constants of a program: the process may read them, nothing else', 
     t.same(await lab.detach(pid, WORK), fine);
   });
 });
+
+await t.test('a process that ended is said to have, wherever it is named', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = await started(lab, 'caller.c', ['1']);
+    const { pid } = target;
+    const object = lab.bpf('probe');
+    t.same(await lab.attach(pid, object, WORK), fine);
+    const [other] = readdirSync(`/proc/${pid}/task`).filter((tid) => Number(tid) !== pid);
+    t.match((await lab.sh(`ls $M/procs/${other}`)).err, /No such file/, 'a thread is none');
+    const thread = `ENOENT ${other}: a thread of process ${pid} \\(name the process\\)`;
+    t.match((await lab.sh('cat $M/last_error')).out, new RegExp(thread));
+    const inside = lab.start('bash', ['-c', `cd ${lab.proc(pid)} && echo in && read && cat info`]);
+    await inside.says(/in\n/);
+    await target.end();
+    const ended = `ESRCH ${pid}: the process has ended, and its hooks with it\\n$`;
+    for (const command of [
+      `cat $M/procs/${pid}/info`,
+      `cp ${object} $M/procs/${pid}/${WORK}`,
+      `rm $M/procs/${pid}/${WORK}`,
+      `ls $M/procs/${pid}`,
+    ]) {
+      t.match((await lab.sh(command)).err, /: No such process\n$/, command);
+      t.match((await lab.sh('cat $M/last_error')).out, new RegExp(ended), 'with a sentence');
+    }
+    inside.child.stdin?.write('\n');
+    t.ok(await inside.says(/cat: info: No such process/), 'and who stands in its directory');
+  });
+});

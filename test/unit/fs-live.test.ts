@@ -228,7 +228,7 @@ await t.test('a process that dies takes its directory with it', async (t) => {
     const { text } = await holder.done;
     t.match(text, /cat: -: No such process/);
     t.match(text, /write error: No such process/);
-    t.match(text, /ls: cannot access .*: No such file or directory/);
+    t.match(text, /ls: cannot access .*: No such process/);
     t.match(text, /gone/);
   });
 });
