@@ -151,9 +151,12 @@ class Follower {
 
   [[nodiscard]] bool is_reached(uint64_t addr) const { return reached_.contains(addr); }
 
+  // Whether a part of the function that lies elsewhere jumps there.
+  [[nodiscard]] bool is_entered(uint64_t addr) const { return entered_.contains(addr); }
+
   bool decode(uint64_t addr, Decoded* out) const {
     std::array<uint8_t, kInsnBytesMax> bytes{};
-    if (addr >= function_.addr && addr - function_.addr < function_.bytes.size()) {
+    if (is_within(addr)) {
       const auto off = static_cast<size_t>(addr - function_.addr);
       return decode_one(std::span(function_.bytes).subspan(off), out);
     }
@@ -163,6 +166,10 @@ class Follower {
   }
 
  private:
+  [[nodiscard]] bool is_within(uint64_t addr) const {
+    return addr >= function_.addr && addr - function_.addr < function_.bytes.size();
+  }
+
   void come(uint64_t addr, const State& state) {
     const auto [at, is_new] = states_.try_emplace(addr);
     if (merge(state, &at->second) || is_new) todo_.push_back(addr);
@@ -183,7 +190,10 @@ class Follower {
     const bool is_jump = category == ZYDIS_CATEGORY_UNCOND_BR;
     const bool is_branch = is_jump || category == ZYDIS_CATEGORY_COND_BR;
     if (is_branch && d.operands[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-      come(addr + d.insn.length + static_cast<uint64_t>(d.operands[0].imm.value.s), state);
+      const uint64_t target =
+          addr + d.insn.length + static_cast<uint64_t>(d.operands[0].imm.value.s);
+      if (!is_within(addr)) entered_.insert(target);
+      come(target, state);
     } else if (is_jump) {
       for (const uint64_t target : function_.branch_targets) come(target, state);
     }
@@ -198,7 +208,7 @@ class Follower {
   const FunctionView& function_;
   const MemoryReader& read_;
   std::map<uint64_t, State> states_;
-  std::set<uint64_t> reached_;
+  std::set<uint64_t> reached_, entered_;
   std::vector<uint64_t> todo_;
 };
 
@@ -221,6 +231,7 @@ void choose_front(const FunctionView& function, size_t call, const Follower& fol
   uint32_t set_until = 0;  // the end of the last instruction that writes rax
   for (size_t i = call; i > 0; --i) {
     if (is_target(function, function.insns[i])) return;
+    if (follower.is_entered(function.addr + function.insns[i].off)) return;
     const Insn& insn = function.insns[i - 1];
     Decoded d;
     if (insn.ends_flow || insn.is_branch || insn.is_call || insn.is_trap) return;
