@@ -25,7 +25,10 @@ export interface HookFigures {
   tier: HookCounters['tier'];
   hits: bigint;
   missed: bigint;
-  /** Nanoseconds per run over the sampled runs; undefined before the first sample. */
+  /**
+   * Nanoseconds per run over the sampled runs; undefined before the first sample, and where the
+   * program stands in the code of the probe: it is done before a clock is read.
+   */
   averageNs: number | undefined;
 }
 
@@ -41,7 +44,7 @@ export async function figuresOf(process: EnteredProcess): Promise<Map<number, Ho
         hits: one.hits,
         missed: one.missed,
         averageNs:
-          one.samples === 0n
+          one.samples === 0n || one.tier === 'inline'
             ? undefined
             : Number(one.sampledTicks) / Number(one.samples) / ticksPerNs,
       },

@@ -1,5 +1,6 @@
 // How a program is reached from its site: small ones stand there, others are called with what they
 // read. What stands there counts each call once, while it is switched, replaced and joined.
+import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
 import t from 'tap';
 import { codeHash, eventually, Lab, type Running, sameCode } from '../helpers/lab.js';
 
@@ -35,6 +36,22 @@ async function calls(target: Running): Promise<number> {
 
 const counted = (lab: Lab, pid: number, name: string) =>
   Number(new RegExp(`\\b${name}\\W+(\\d+)`).exec(lab.read(pid, 'maps/work.bss/entries'))?.[1]);
+
+await t.test('a program that stands in the code has no average', (t) =>
+  Lab.run(t, async (lab) => {
+    const target = await caller(lab);
+    const { pid } = target;
+    t.same(await lab.attach(pid, lab.bpf('probe'), WORK), OK);
+    t.same(await lab.attach(pid, lab.bpf('tally'), `${WORK},tally`), OK);
+    target.child.stdin?.write('go\n');
+    const average = (file: string, kind: string) =>
+      lab.hooks(pid).find((one) => one['file'] === file && one['kind'] === kind)?.['avg_ns'];
+    const isTimed = () => /^\d/.test(average(`${WORK},tally`, 'uprobe') ?? '');
+    t.ok(await eventually(isTimed), 'what is called is timed now and then');
+    t.equal(average(WORK, 'uprobe'), '-', 'what is not called is not: the clock takes longer');
+    t.equal(average(WORK, 'uretprobe'), '-', 'at returns neither');
+  }),
+);
 
 await t.test('hooks say their tier', (t) =>
   Lab.run(t, async (lab) => {
@@ -75,6 +92,49 @@ await t.test('each call is counted once while its program changes', (t) =>
     t.equal(counted(lab, pid, 'returns'), total, 'returns');
     t.same(await lab.detach(pid, WORK), OK);
     await sameCode(t, pid, before, 'after rm');
+  }),
+);
+
+/** Mappings of maps that programs of the process write. */
+const mapRanges = (pid: number): string[] =>
+  [
+    ...readFileSync(`/proc/${pid}/maps`, 'latin1').matchAll(/^(\S+) rw-s .*memfd:bpftime_map/gm),
+  ].map((line) => line[1]!.replace(/\b0+(?=\w)/g, ''));
+
+/** The words of a memory file, which lives as long as its descriptor. */
+function words(fd: number): BigUint64Array {
+  const bytes = Buffer.alloc(64 << 10);
+  return new BigUint64Array(
+    bytes.buffer,
+    bytes.byteOffset,
+    readSync(fd, bytes, 0, bytes.length, 0) >> 3,
+  );
+}
+
+await t.test('what is removed counts no call more', (t) =>
+  Lab.run(t, async (lab) => {
+    const target = await caller(lab);
+    const { pid } = target;
+    t.same(await lab.attach(pid, lab.bpf('probe'), 'uprobe/usleep'), OK, 'another one stays');
+    const others = mapRanges(pid);
+    t.same(await lab.attach(pid, lab.bpf('probe'), WORK), OK);
+    t.equal(tiers(lab, pid)['enter uprobe'], 'inline');
+    const range = mapRanges(pid).find((one) => !others.includes(one));
+    // Its counters in the map itself: no file of ours is there any more after rm.
+    const counters = openSync(`/proc/${pid}/map_files/${range}`, 'r');
+    target.child.stdin?.write('go\n');
+    t.ok(await eventually(() => counted(lab, pid, 'entries') > 1000), 'it counts');
+    const some = words(counters);
+    t.ok(await eventually(() => words(counters).some((word, i) => word > some[i]!)), 'there');
+    t.same(await lab.detach(pid, WORK), OK);
+    const last = words(counters);
+    t.ok(await target.advances(), 'threads call on');
+    t.ok(await target.advances(), 'and on');
+    t.same([...words(counters)], [...last], 'and nobody counts');
+    const most = Math.max(...[...last].map(Number));
+    t.ok((await calls(target)) > most, 'of the calls that were made since');
+    closeSync(counters);
+    t.same(await lab.detach(pid, 'uprobe/usleep'), OK);
   }),
 );
 
