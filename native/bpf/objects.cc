@@ -158,6 +158,9 @@ MapGeometry geometry_of(void* user, uint32_t map_id) {
     geometry.value_stride = map->view.value_stride;
     geometry.elem_stride = map->view.elem_stride;
     geometry.cpu_count = map->view.cpu_count;
+    geometry.key_size = map->view.key_size;
+    geometry.bucket_count = map->view.bucket_count;
+    geometry.bucket_off = map->view.bucket_off;
     geometry.data_off = map->view.data_off;
     return geometry;
   }

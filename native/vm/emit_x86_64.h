@@ -52,7 +52,7 @@ enum class Alu : uint8_t { kAdd, kOr, kAdc, kSbb, kAnd, kSub, kXor, kCmp };
 /// Shifts: the /digit of opcode C1.
 enum class Shift : uint8_t { kRol = 0, kRor = 1, kShl = 4, kShr = 5, kSar = 7 };
 /// Unary operations: the /digit of opcode F7.
-enum class Unary : uint8_t { kNot = 2, kNeg = 3, kDiv = 6, kIdiv = 7 };
+enum class Unary : uint8_t { kNot = 2, kNeg = 3, kMul = 4, kDiv = 6, kIdiv = 7 };
 
 /// Memory operand [base + disp] or [base + index * scale + disp].
 struct Mem {

@@ -32,6 +32,10 @@ bool JitX86::is_inlined_helper(uint32_t id) const {
 
 uint32_t JitX86::compile_call(uint32_t slot) {
   const InlineLookup* lookup = lookups_.at(slot);
+  if (lookup != nullptr && lookup->is_hash) {
+    compile_hash_lookup(*lookup);
+    return 1;
+  }
   if (lookup != nullptr) return compile_lookup(slot, *lookup);
   const CallTarget target = flow_.call_target(slot);
   if (!target.is_helper) {

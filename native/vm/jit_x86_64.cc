@@ -144,7 +144,8 @@ void JitX86::prologue(const Subprog& subprog) {
   bool has_calls = false;
   for (uint32_t i = subprog.start; i < subprog.end; i = flow_.next(i)) {
     if (flow_.is_reachable[i] == 0 || !flow_.insns[i].is_call()) continue;
-    if (lookups_.at(i) != nullptr) continue;
+    const InlineLookup* lookup = lookups_.at(i);
+    if (lookup != nullptr && !lookup->is_hash) continue;
     const CallTarget target = flow_.call_target(i);
     has_calls |= !target.is_helper || !is_inlined_helper(target.value);
   }
@@ -319,6 +320,7 @@ void JitX86::cold_code() {
     emit_.jmp(cold.back);
   }
   cold_.clear();
+  cold_lookups();
 }
 
 uint32_t JitX86::got_slot(GotKind kind, uint32_t index, uint64_t offset) {

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -85,6 +86,18 @@ class JitX86 {
   void atomic_loop(uint32_t slot);
   uint32_t fuse_atomic(uint32_t slot);
 
+  /// The call of a helper for what its inlined form leaves to it.
+  struct ColdLookup {
+    x86::Label entry;
+    x86::Label back;
+    uint32_t map_id;
+    std::optional<int32_t> key_off;  // of the key, from rbp; else it is in rsi
+  };
+
+  // jit_hash.cc
+  void compile_hash_lookup(const InlineLookup& lookup);
+  void cold_lookups();
+
   // jit_call.cc
   uint32_t compile_call(uint32_t slot);
   uint32_t compile_lookup(uint32_t slot, const InlineLookup& lookup);
@@ -104,6 +117,7 @@ class JitX86 {
   using GotKey = std::tuple<GotKind, uint32_t, uint64_t>;
   std::map<GotKey, uint32_t> got_index_;
   std::vector<ColdDivision> cold_;
+  std::vector<ColdLookup> cold_lookups_;
   uint32_t features_used_ = 0;
 
   // of the function being compiled

@@ -30,6 +30,19 @@ bool inlinable(const MapGeometry& geometry, uint32_t cpu_features) {
   return geometry.type == BPF_MAP_TYPE_PERCPU_ARRAY && (cpu_features & kCpuRdpid) != 0;
 }
 
+bool is_hash(const MapGeometry& geometry) {
+  return geometry.type == BPF_MAP_TYPE_HASH || geometry.type == BPF_MAP_TYPE_PERCPU_HASH;
+}
+
+/// Keys of one word, and everything within reach of a displacement.
+bool hash_inlinable(const MapGeometry& geometry, uint32_t cpu_features) {
+  if (geometry.key_size != 4 && geometry.key_size != 8) return false;
+  if (geometry.bucket_count == 0 || geometry.elem_stride > INT32_MAX) return false;
+  if (geometry.data_off > INT32_MAX || geometry.bucket_off > INT32_MAX) return false;
+  if (geometry.max_entries > INT32_MAX || geometry.value_stride > INT32_MAX) return false;
+  return geometry.type == BPF_MAP_TYPE_HASH || (cpu_features & kCpuRdpid) != 0;
+}
+
 /// Follows constants, stack addresses and map references through each basic block.
 class Scan {
  public:
@@ -118,14 +131,18 @@ class Scan {
     *lookup = {};
     lookup->map_id = static_cast<uint32_t>(map.value);
     lookup->geometry = options_.geometry(options_.user, lookup->map_id);
-    if (!inlinable(lookup->geometry, options_.cpu_features)) return false;
+    lookup->is_hash = is_hash(lookup->geometry);
+    const bool fits = lookup->is_hash ? hash_inlinable(lookup->geometry, options_.cpu_features)
+                                      : inlinable(lookup->geometry, options_.cpu_features);
+    if (!fits) return false;
     const Known& key = regs_[2];
     if (key.kind == Known::kStack) {
       const auto off = static_cast<int64_t>(key.value);
-      if (off >= -static_cast<int64_t>(kFrameBytes) && off <= -4) {
+      const int key_bytes = lookup->is_hash ? static_cast<int>(lookup->geometry.key_size) : 4;
+      if (off >= -static_cast<int64_t>(kFrameBytes) && off <= -key_bytes) {
         lookup->key_off = static_cast<int32_t>(off);
         for (const StackWord& word : words_) {
-          if (word.off == off) lookup->key = word.value;
+          if (word.off == off && !lookup->is_hash) lookup->key = word.value;
         }
         try_elide(key, 2, slot);
       }

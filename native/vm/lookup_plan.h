@@ -14,8 +14,9 @@ namespace bpftime {
 
 struct InlineLookup {
   uint32_t map_id = 0;
+  bool is_hash = false;
   MapGeometry geometry;
-  std::optional<uint32_t> key;     // the key, when it is a constant
+  std::optional<uint32_t> key;     // the key, when it is a constant; only of arrays
   std::optional<int32_t> key_off;  // else its place below r10, when that is known; else r2
 };
 

@@ -53,6 +53,10 @@ struct MapGeometry {
   uint32_t elem_stride = 0;   // as in struct vm_map
   uint32_t cpu_count = 0;     // as in struct vm_map
   uint64_t data_off = 0;      // as in struct vm_map
+  // Of hash maps, as in struct vm_map. 0: their lookups are calls.
+  uint32_t key_size = 0;
+  uint32_t bucket_count = 0;
+  uint64_t bucket_off = 0;
 };
 
 /// x86-64 extensions that code may rely on; bits of ProgramImage::cpu_features.

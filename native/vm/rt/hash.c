@@ -12,7 +12,6 @@
  * out sweeps some of the old ones into the free list: none is missing when the others run out. */
 #include "hash.h"
 
-#define HASH_MULTIPLIER 0x9e3779b97f4a7c15ull
 #define FIND_RETRIES 8
 #define FREE_LIST_TRIES 64
 #define RECLAIM_WINDOW 16
@@ -45,7 +44,7 @@ RT_INLINE u8* ref_of(const struct vm_map* map, u32 index) {
 u64 rt_hash_ref_bytes(const struct vm_map* map) { return is_lru(map) ? map->max_entries : 0; }
 
 RT_INLINE u64 mix(u64 x) {
-  unsigned __int128 product = (unsigned __int128)x * HASH_MULTIPLIER;
+  unsigned __int128 product = (unsigned __int128)x * RT_HASH_MULTIPLIER;
   return (u64)product ^ (u64)(product >> 64);
 }
 

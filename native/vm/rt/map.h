@@ -47,6 +47,7 @@ struct rt_bucket {
   u32 spare; /* element that waits for the next key of this bucket, 0: none; under the lock */
   u32 reserved;
 };
+#define RT_HASH_MULTIPLIER 0x9e3779b97f4a7c15ull
 #define RT_NULLS 0x80000000u
 #define RT_ELEM_FREE 0u
 #define RT_ELEM_LINKED 0xffffffffu
