@@ -222,9 +222,18 @@ uint64_t read_bits(std::span<const uint8_t> record, uint64_t bit, uint32_t count
   return value;
 }
 
+constexpr size_t kDigitsMax = 24;
+
+// Returns the end of the digits.
+char* print_int(uint64_t value, uint32_t bits, bool is_signed, char* to) {
+  const auto wide = static_cast<int64_t>(value << (64 - bits)) >> (64 - bits);
+  return is_signed ? std::to_chars(to, to + kDigitsMax, wide).ptr
+                   : std::to_chars(to, to + kDigitsMax, value).ptr;
+}
+
 void append_int(uint64_t value, uint32_t bits, bool is_signed, std::string& out) {
-  if (!is_signed) return append_number(value, out);
-  append_number(static_cast<int64_t>(value << (64 - bits)) >> (64 - bits), out);
+  char digits[kDigitsMax];
+  out.append(digits, print_int(value, bits, is_signed, digits));
 }
 
 }  // namespace
@@ -376,14 +385,36 @@ struct FormatPlan::Run {
   }
 
   void object(uint32_t index, uint64_t base) const {
-    out += '{';
+    char line[256];  // keys and numbers gather here
+    char* to = line;
+    const auto flush = [&] {
+      out.append(line, to);
+      to = line;
+    };
+    *to++ = '{';
     const uint32_t end = plan.ends_[index];
     for (uint32_t at = index + 1; at < end;) {
       const Op& key = plan.ops_[at];
       const uint32_t comma = at == index + 1 ? 1 : 0;
-      out.append(plan.keys_.data() + key.a + comma, key.b - comma);
+      const std::string_view name(plan.keys_.data() + key.a + comma, key.b - comma);
+      if (name.size() + kDigitsMax > static_cast<size_t>(line + sizeof line - to)) flush();
+      if (name.size() + kDigitsMax > sizeof line) {
+        out += name;
+      } else {
+        to = std::copy(name.begin(), name.end(), to);
+      }
+      const Op& member = plan.ops_[at + 1];
+      const uint64_t offset = base + member.offset;
+      if (member.code == kInt && has(offset, member.a)) {
+        const uint64_t raw = read_bits(record, offset * 8, member.a * 8);
+        to = print_int(raw, member.a * 8, member.b != 0, to);
+        at += 2;
+        continue;
+      }
+      flush();
       at = value(at + 1, base);
     }
+    flush();
     out += '}';
   }
 

@@ -63,6 +63,25 @@ t.test('text', async (t) => {
   t.same(wrong, []);
 });
 
+// Keys and numbers gather before they are appended: many, and names that are too long for that.
+t.test('numbers with long names', async (t) => {
+  const ops: number[] = [PlanCode.object, 0, 0, 0];
+  let strings = '';
+  for (let i = 0; i < 60; i++) {
+    const name = `n${i}`.padEnd(i % 7 === 6 ? 200 + i : 2 + i, '_');
+    const bytes = [1, 2, 4, 8][i % 4]!;
+    ops.push(PlanCode.key, 0, strings.length, name.length, PlanCode.int, i * 8, bytes, i & 1);
+    strings += name;
+  }
+  ops.push(PlanCode.end, 0, 0, 0);
+  const plan: Plan = { ops, tables: [], strings, sizeBytes: 480 };
+  for (const fill of [0, 1, 0x7f, 0x80, 0xff]) {
+    const line = format(t, plan, Buffer.alloc(480, fill));
+    t.equal(Object.keys(JSON.parse(line)).length, 60, `all are there (${fill})`);
+  }
+  format(t, plan, Buffer.alloc(100, 0xff));
+});
+
 t.test('types', async (t) => {
   const object = await native.bpfLoad({ name: 'types', bytes: compileBpf('types') });
   const btf = Btf.parse(object.btf);
