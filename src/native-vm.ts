@@ -1,4 +1,5 @@
 // Part of the native surface (src/native.ts): the virtual machine by itself.
+import type { BpfObjectInfo } from './native.js';
 
 /** What the verifier says of a program (native/bpf/verify_object.h). */
 export interface ProgramVerdict {
@@ -38,6 +39,14 @@ export interface TestRunResult {
 export interface NativeVm {
   /** The verifier's answer about each program, or about the one named; on a worker thread. */
   bpfVerify(request: { bytes: Buffer; program?: string }): Promise<ProgramVerdict[]>;
+  /** The bytes of an image file of a loaded object; `source` is the SHA-256 of its object file. */
+  bpfImageOf(objectId: number, source: Buffer): Buffer;
+  /**
+   * An image file as a loaded object, with new maps.
+   * @throws EINVAL it is none, or damaged, or of another build or processor; ESTALE: made from
+   * something else than `source`
+   */
+  bpfLoadImage(bytes: Buffer, source?: Buffer): BpfObjectInfo;
   /** BPF_PROG_TEST_RUN. The caller waits. @throws E2BIG, ENOENT, ENOMEM, EFAULT (checked) */
   bpfTestRun(request: TestRun): TestRunResult;
 }

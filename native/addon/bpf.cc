@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../bpf/format_plan.h"
+#include "../bpf/image_objects.h"
 #include "../bpf/loader.h"
 #include "../bpf/objects.h"
 #include "../bpf/registry.h"
@@ -190,6 +191,32 @@ Napi::Value bpf_share(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), id);
 }
 
+Napi::Value bpf_image_of(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto it = objects().find(Args{info}.number(0));
+  Digest source{};
+  const auto digest = Args{info}.bytes(1);
+  if (it == objects().end()) return throw_failure(env, fail(ENOENT, "no such object"));
+  if (digest.size() != source.size()) return throw_failure(env, fail(EINVAL, "no digest"));
+  std::copy(digest.begin(), digest.end(), source.begin());
+  const Result<ImageFile> file = image_of_object(it->second, source);
+  if (!file) return throw_failure(env, file.error());
+  const std::vector<uint8_t> bytes = write_image_file(file.value());
+  return Napi::Buffer<uint8_t>::Copy(env, bytes.data(), bytes.size());
+}
+
+Napi::Value bpf_load_image(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Digest source{};
+  const auto digest = Args{info}.bytes(1);
+  if (digest.size() == source.size()) std::copy(digest.begin(), digest.end(), source.begin());
+  Result<ImageFile> file = read_image_file(Args{info}.bytes(0), digest.empty() ? nullptr : &source);
+  if (!file) return throw_failure(env, file.error());
+  Result<LoadedObject> object = object_of_image(std::move(*file));
+  if (!object) return throw_failure(env, object.error());
+  return object_to_js(env, std::move(*object));
+}
+
 Napi::Value bpf_unload(const Napi::CallbackInfo& info) {
   objects().erase(Args{info}.number(0));
   return info.Env().Undefined();
@@ -338,6 +365,8 @@ Napi::Value bpf_format_record(const Napi::CallbackInfo& info) {
 void init_bpf(Napi::Env env, Napi::Object exports) {
   exports.Set("bpfLoad", Napi::Function::New(env, bpf_load));
   exports.Set("bpfShare", Napi::Function::New(env, bpf_share));
+  exports.Set("bpfImageOf", Napi::Function::New(env, bpf_image_of));
+  exports.Set("bpfLoadImage", Napi::Function::New(env, bpf_load_image));
   exports.Set("bpfUnload", Napi::Function::New(env, bpf_unload));
   exports.Set("bpfMapInfo", Napi::Function::New(env, bpf_map_info));
   exports.Set("bpfMapLookup", Napi::Function::New(env, bpf_map_lookup));

@@ -303,6 +303,22 @@ std::vector<vm_map> views_of(const ProgObject& prog, const MapObject& map) {
   return views;
 }
 
+namespace {
+
+Result<std::shared_ptr<ProgObject>> register_prog(std::shared_ptr<ProgObject> prog,
+                                                  ProgramImage image) {
+  prog->image = std::move(image);
+  Result<ScopedFd> text =
+      make_constant_memfd("bpftime_text", prog->image.text.data(), prog->image.text.size(), true);
+  if (!text) return text.error();
+  prog->text = std::move(*text);
+  prog->id = reserve_id(ObjectKind::kProg);
+  register_object({ObjectKind::kProg, prog->id}, prog->text.get(), prog);
+  return prog;
+}
+
+}  // namespace
+
 Result<std::shared_ptr<ProgObject>> create_prog(const ProgSpec& spec, std::string& log) {
   if (spec.insns.empty() || spec.insns.size() > kInsnCountMax) {
     return fail(E2BIG, "no instructions, or too many");
@@ -330,17 +346,20 @@ Result<std::shared_ptr<ProgObject>> create_prog(const ProgSpec& spec, std::strin
     log += '\n';
     return image.error();
   }
-  prog->image = std::move(*image);
-  Result<ScopedFd> text =
-      make_constant_memfd("bpftime_text", prog->image.text.data(), prog->image.text.size(), true);
-  if (!text) return text.error();
-  prog->text = std::move(*text);
   prog->btf = spec.btf;
   prog->func_info = spec.func_info;
   prog->line_info = spec.line_info;
-  prog->id = reserve_id(ObjectKind::kProg);
-  register_object({ObjectKind::kProg, prog->id}, prog->text.get(), prog);
-  return prog;
+  return register_prog(std::move(prog), std::move(*image));
+}
+
+Result<std::shared_ptr<ProgObject>> create_compiled_prog(
+    const ProgSpec& spec, ProgramImage image, std::vector<std::shared_ptr<MapObject>> maps) {
+  prepare_runtime();
+  auto prog = std::make_shared<ProgObject>();
+  prog->name = spec.name;
+  prog->type = spec.type;
+  prog->maps = std::move(maps);
+  return register_prog(std::move(prog), std::move(image));
 }
 
 Result<std::shared_ptr<BtfObject>> create_btf(std::span<const uint8_t> data) {

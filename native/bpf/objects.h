@@ -42,6 +42,9 @@ struct ProgSpec {
 /// Translates map references, verifies and compiles. A refusal leaves in `log` the path that led
 /// there and, last, "insn N: reason".
 Result<std::shared_ptr<ProgObject>> create_prog(const ProgSpec& spec, std::string& log);
+/// A program that was compiled before, over maps that it names by id; it has no bytecode.
+Result<std::shared_ptr<ProgObject>> create_compiled_prog(
+    const ProgSpec& spec, ProgramImage image, std::vector<std::shared_ptr<MapObject>> maps);
 Result<std::shared_ptr<BtfObject>> create_btf(std::span<const uint8_t> data);
 
 /// Null: not one of ours, or of another kind.

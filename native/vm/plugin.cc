@@ -10,10 +10,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "elf_text.h"
+#include "image_file.h"
 #include "interp.h"
 #include "loaded_image.h"
 
@@ -25,7 +27,7 @@ constexpr size_t kInputBytesMax = 64u << 20;
 constexpr uint64_t kCheckedInsnsMax = 100000000;
 constexpr size_t kPadBytes = 8;  // behind the memory: cases without any still get an address
 
-enum class Engine { kJit, kInterp, kChecked };
+enum class Engine { kJit, kInterp, kChecked, kAot };
 
 struct Options {
   Engine engine = Engine::kJit;
@@ -75,12 +77,15 @@ int parse_options(int argc, char** argv, Options* options) {
       options->is_elf = true;
     } else if (word == "--engine") {
       const std::string name = argv[++i];
-      if (name != "jit" && name != "interp" && name != "checked") {
-        return refuse("--engine " + name + ": no such engine (jit, interp, checked)");
+      const std::map<std::string, Engine> engines = {{"jit", Engine::kJit},
+                                                     {"interp", Engine::kInterp},
+                                                     {"checked", Engine::kChecked},
+                                                     {"aot", Engine::kAot}};
+      const auto found = engines.find(name);
+      if (found == engines.end()) {
+        return refuse("--engine " + name + ": no such engine (jit, interp, checked, aot)");
       }
-      options->engine = name == "jit"      ? Engine::kJit
-                        : name == "interp" ? Engine::kInterp
-                                           : Engine::kChecked;
+      options->engine = found->second;
     } else if (word.rfind("--", 0) != 0 && !has_memory) {
       options->memory = word;
       has_memory = true;
@@ -99,15 +104,25 @@ std::string read_stdin() {
   return text;
 }
 
+/// What is left of a program after it was written into a file and read again.
+Result<ProgramImage> through_file(ProgramImage image) {
+  ImageFile file;
+  file.programs.push_back({"main", "main", 0, std::move(image)});
+  Result<ImageFile> again = read_image_file(write_image_file(file), nullptr);
+  if (!again.ok()) return again.error();
+  return std::move(again->programs.front().image);
+}
+
 int run(const Options& options, std::span<const uint64_t> slots, std::vector<uint8_t> memory) {
   const Resolver resolver{resolve, nullptr};
   const size_t bytes = memory.size();
   memory.resize(bytes + kPadBytes);
   uint64_t result = 0;
-  if (options.engine == Engine::kJit) {
+  if (options.engine == Engine::kJit || options.engine == Engine::kAot) {
     CompileOptions compile_options;
     compile_options.inline_helpers = false;  // 5 is the suite's helper, not the kernel's
-    const Result<ProgramImage> image = compile(slots, compile_options);
+    Result<ProgramImage> image = compile(slots, compile_options);
+    if (image.ok() && options.engine == Engine::kAot) image = through_file(std::move(*image));
     if (!image.ok()) return refuse(image.error().reason);
     const Result<LoadedImage> loaded = LoadedImage::map(image.value(), resolver);
     if (!loaded.ok()) return refuse(loaded.error().reason);

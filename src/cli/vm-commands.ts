@@ -1,12 +1,15 @@
 // The commands of `bpftimefs vm` as one table: what yargs parses, what --help and the manual say.
 import type { Argv } from 'yargs';
 import { verifyCommand } from './vm.js';
+import { compileCommand } from './vm-compile.js';
 import { runCommand } from './vm-run.js';
 
 /** An option, as the manual lists it. */
 export interface VmOption {
   /** The word for its value in the manual; absent for a switch. */
   arg?: string;
+  /** One letter for it. */
+  alias?: string;
   type: 'string' | 'number' | 'boolean';
   choices?: readonly string[];
   fallback?: string | number | boolean;
@@ -69,11 +72,11 @@ export const vmCommands: readonly VmCommand[] = [
         doc: 'How often it is run, 1 to 1000000000. The time is the mean of all.',
       },
       engine: {
-        arg: 'jit | interp | checked',
+        arg: 'jit | interp | checked | aot',
         type: 'string',
-        choices: ['jit', 'interp', 'checked'],
+        choices: ['jit', 'interp', 'checked', 'aot'],
         fallback: 'jit',
-        doc: 'Machine code, as in processes, the interpreter, or one that looks at each access of memory and stops a run after 1000000000 instructions.',
+        doc: 'Machine code, as in processes, the interpreter, one that looks at each access of memory and stops a run after 1000000000 instructions, or an image that is kept from run to run (vm compile).',
       },
     },
     run: (args) =>
@@ -82,7 +85,25 @@ export const vmCommands: readonly VmCommand[] = [
         program: args['program'] as string | undefined,
         mem: args['mem'] as string | undefined,
         repeat: args['repeat'] as number,
-        engine: args['engine'] as 'jit' | 'interp' | 'checked',
+        engine: args['engine'] as 'jit' | 'interp' | 'checked' | 'aot',
+      }),
+  },
+  {
+    name: 'compile',
+    brief: 'an object file as a file of machine code',
+    doc: 'Verifies and compiles the programs of an eBPF object into an image, which vm run takes in place of the object and starts without either. An image serves the build and the kind of processor that made it; one that is stale, damaged or foreign is refused. It is not verified again: who can write to it decides what is run, and processes never get one.',
+    options: {
+      output: {
+        arg: 'file',
+        alias: 'o',
+        type: 'string',
+        doc: 'Where to; by default ~/.cache/bpftimefs/images, under the digest of the object.',
+      },
+    },
+    run: (args) =>
+      compileCommand({
+        object: String(args['object']),
+        output: args['output'] as string | undefined,
       }),
   },
 ];
@@ -90,11 +111,12 @@ export const vmCommands: readonly VmCommand[] = [
 /** The options of a command for yargs, taken from the table. */
 function withOptions(command: Argv, { options }: VmCommand): Argv {
   let all = command.positional('object', { type: 'string', demandOption: true });
-  for (const [name, { type, choices, fallback, doc }] of Object.entries(options)) {
+  for (const [name, { alias, type, choices, fallback, doc }] of Object.entries(options)) {
     all = all.option(name, {
       type,
       requiresArg: type !== 'boolean',
       describe: doc,
+      ...(alias && { alias }),
       ...(choices && { choices }),
       ...(fallback !== undefined && { default: fallback }),
     });

@@ -1,9 +1,10 @@
 // `bpftimefs vm run`: a program of an object file in this process, its result and its time.
-import { readFileSync } from 'node:fs';
 import { basename } from 'node:path';
 import { loadObject } from '../attach/load.js';
 import { fail, refusalOf } from '../errors.js';
 import { type BpfObjectInfo, type BpfProgInfo, native } from '../native.js';
+import { cachedImage, isImage, loadImage } from './vm-compile.js';
+import { bytesOf, OBJECT_HINT } from './vm-files.js';
 
 /** What was typed. */
 export interface RunArgs {
@@ -11,25 +12,17 @@ export interface RunArgs {
   program: string | undefined;
   mem: string | undefined;
   repeat: number;
-  engine: 'jit' | 'interp' | 'checked';
+  engine: 'jit' | 'interp' | 'checked' | 'aot';
 }
 
 const MEM_BYTES_MAX = 4096; // native/bpf/test_run.cc: a context is a page
 const REPEAT_MAX = 1_000_000_000;
-const ENGINES = { jit: 'machine code', interp: 'interpreter', checked: 'checked interpreter' };
-
-/** A file's bytes. @throws {FsError} with what the kernel says of it */
-function bytesOf(path: string, what: string): Buffer {
-  try {
-    return readFileSync(path);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === 'ENOENT') fail('ENOENT', `${path}: no such file (name ${what})`);
-    if (code === 'EISDIR') fail('EISDIR', `${path}: a directory (name ${what})`);
-    if (code === 'EACCES') fail('EACCES', `${path}: you may not read it (see ls -l)`);
-    throw error;
-  }
-}
+const ENGINES = {
+  jit: 'machine code',
+  interp: 'interpreter',
+  checked: 'checked interpreter',
+  aot: 'image',
+};
 
 /** The program that is meant. @throws {FsError} ENOENT none of that name; ENOTUNIQ which one? */
 function programOf(file: string, { programs }: BpfObjectInfo, name?: string): BpfProgInfo {
@@ -53,26 +46,36 @@ export function runText(result: bigint, totalNs: bigint, args: RunArgs): string 
   return `result  ${result} (0x${result.toString(16)})\ntime    ${perRun} ns per run, ${runs}, ${engine}\n`;
 }
 
+/** An object file, or the image of one. @throws {FsError} EINVAL an image has no bytecode */
+async function load(file: string, bytes: Buffer, engine: string): Promise<BpfObjectInfo> {
+  if (isImage(bytes)) {
+    if (engine === 'jit' || engine === 'aot') return loadImage(file, bytes);
+    fail('EINVAL', `--engine ${engine}: ${file} is machine code (name the object file)`);
+  }
+  if (engine === 'aot') return (await cachedImage(file, bytes)).loaded;
+  return await loadObject(file, bytes, undefined);
+}
+
 async function run(args: RunArgs): Promise<string> {
   const { object, program, mem, repeat, engine } = args;
   if (!Number.isInteger(repeat) || repeat < 1 || repeat > REPEAT_MAX) {
     fail('EINVAL', `--repeat ${repeat}: no count of runs (1 to ${REPEAT_MAX})`);
   }
-  const bytes = bytesOf(object, 'what clang -g -O2 -target bpf -c has made');
+  const bytes = bytesOf(object, OBJECT_HINT);
   const ctx = mem === undefined ? Buffer.alloc(0) : bytesOf(mem, 'what the context begins with');
   if (ctx.length > MEM_BYTES_MAX) {
     fail('E2BIG', `--mem ${mem}: ${ctx.length} bytes, a context has at most ${MEM_BYTES_MAX}`);
   }
   const file = basename(object);
-  const loaded = await loadObject(file, bytes, undefined);
+  const loaded = await load(file, bytes, engine);
   const { id } = programOf(file, loaded, program);
   const { result, totalNs } = native.bpfTestRun({
     progId: id,
     ctx,
-    engine: engine === 'interp' ? 'interpreter' : engine,
+    engine: engine === 'interp' ? 'interpreter' : engine === 'aot' ? 'jit' : engine,
     repeat,
   });
-  return runText(result, totalNs, args);
+  return runText(result, totalNs, { ...args, engine: isImage(bytes) ? 'aot' : engine });
 }
 
 /** Runs and prints. @returns 0, or 1 with the reason on standard error */

@@ -9,7 +9,7 @@ import t from 'tap';
 const plugin = fileURLToPath(new URL('../../../build/vm-plugin', import.meta.url));
 const dir = mkdtempSync(join(tmpdir(), 'bpftimefs-vm-plugin-'));
 t.teardown(() => rmSync(dir, { recursive: true }));
-const engines = ['interp', 'checked', 'jit'];
+const engines = ['interp', 'checked', 'jit', 'aot'];
 
 function run(
   args: string[],

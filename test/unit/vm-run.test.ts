@@ -1,4 +1,4 @@
-// `bpftimefs vm run` as it is typed: test/transcripts/vm-run.transcript.
+// `bpftimefs vm run` and `vm compile` as they are typed: test/transcripts/vm-*.transcript.
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -14,7 +14,13 @@ t.setTimeout(180_000);
 
 const object = join(dir, 'maps.bpf.o');
 writeFileSync(object, compileBpf('maps'));
-runTranscript(t, `${root}test/transcripts/vm-run.transcript`, {
-  cwd: dir,
-  variables: { O: object, PATH: `${root}bin:${process.env['PATH']}` },
-});
+for (const name of ['vm-run', 'vm-compile']) {
+  runTranscript(t, `${root}test/transcripts/${name}.transcript`, {
+    cwd: dir,
+    variables: {
+      O: object,
+      XDG_CACHE_HOME: join(dir, 'cache'),
+      PATH: `${root}bin:${process.env['PATH']}`,
+    },
+  });
+}
