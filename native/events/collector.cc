@@ -193,19 +193,22 @@ void Collector::report_lost(Source* source, uint32_t ring) {
   source->lost_seen[ring] = lost;
 }
 
-// Empties `lines`. Their memory stays while they are few: it is warm.
-void Collector::deliver(fuse::Lines* lines, const std::vector<std::shared_ptr<fuse::Stream>>& to) {
+// Empties `lines`; true if a reader waits for them. Their memory stays while they are few: it is
+// warm.
+bool Collector::deliver(fuse::Lines* lines, const std::vector<std::shared_ptr<fuse::Stream>>& to) {
+  bool is_awaited = false;
   if (lines->text.size() < kBatchBytes) {
-    for (const auto& stream : to) stream->append(lines->text);
+    for (const auto& stream : to) is_awaited |= stream->add(lines->text);
     lines->text.clear();
   } else {
     const size_t size = lines->text.size();
     const auto batch = std::make_shared<const fuse::Lines>(std::move(*lines));
-    for (const auto& stream : to) stream->append(batch);
+    for (const auto& stream : to) is_awaited |= stream->add(batch);
     lines->text = {};
     lines->text.reserve(size + size / 4);  // the next one is likely to be alike
   }
   lines->line_count = 0;
+  return is_awaited;
 }
 
 Collector::Load Collector::drain(Source* source) {
@@ -223,8 +226,10 @@ Collector::Load Collector::drain(Source* source) {
     if (taken > 0 && load == Load::kNone) load = Load::kSome;
     report_lost(source, ring);
   }
-  deliver(&source->full_lines, source->full);
-  deliver(&source->bare_lines, source->bare);
+  const bool full = deliver(&source->full_lines, source->full);
+  const bool bare = deliver(&source->bare_lines, source->bare);
+  // Waking another thread for it would cost the processor as much as the answer.
+  if (full || bare) fuse::serve_readers(source->spec.mount);
   return load;
 }
 

@@ -63,7 +63,7 @@ class Collector {
   Collector();
   void run();
   static Load drain(Source* source);
-  static void deliver(fuse::Lines* lines, const std::vector<std::shared_ptr<fuse::Stream>>& to);
+  static bool deliver(fuse::Lines* lines, const std::vector<std::shared_ptr<fuse::Stream>>& to);
   static std::chrono::microseconds pause_after(Load load, std::chrono::microseconds pause);
   static int take_record(void* arg, const void* data, uint32_t len);
   static void find_streams(Source* source);

@@ -60,6 +60,13 @@ void Server::keep() {
   }
 }
 
+void Server::serve_readers() {
+  const std::lock_guard<std::mutex> guard(mutex_);
+  if (!fd_.valid()) return;
+  serve_waiters();
+  wake_pollers();
+}
+
 void Server::serve_waiters() {
   std::vector<Waiter> still;
   for (const Waiter& waiter : std::exchange(waiters_, {})) {

@@ -64,4 +64,8 @@ std::shared_ptr<Stream> find_stream(int mount, std::string_view path) {
   return server == nullptr ? nullptr : server->stream_at(path);
 }
 
+void serve_readers(int mount) {
+  if (const std::shared_ptr<Server> server = find_mount(mount)) server->serve_readers();
+}
+
 }  // namespace bpftime::fuse

@@ -152,6 +152,7 @@ void Server::stop() {
     server_thread_.join();
   }
   if (keeper_thread_.joinable()) keeper_thread_.join();
+  const std::lock_guard<std::mutex> guard(mutex_);  // serve_readers() may be at it
   fd_.reset();
 }
 

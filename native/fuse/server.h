@@ -83,6 +83,8 @@ class Server {
   Result<void> unpublish(std::string_view path);
   Result<void> append(std::string_view path, std::string_view text);
   std::shared_ptr<Stream> stream_at(std::string_view path);
+  /// See stream.h. Not for who holds a lock that a request may wait for.
+  void serve_readers();
   ServerStats stats();
   /// Unmounts and joins the threads; idempotent. Not to be called from them.
   void stop();

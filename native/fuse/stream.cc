@@ -59,38 +59,34 @@ void Stream::push(Chunk chunk) {
 }
 
 void Stream::append(std::string_view lines) {
-  if (lines.empty()) return;
-  bool wake = false;
-  {
-    const std::lock_guard<std::mutex> guard(mutex_);
-    if (closed_) return;
-    const bool fits = !chunks_.empty() && chunks_.back().own != nullptr &&
-                      chunks_.back().own->text.size() + lines.size() < kChunkBytes;
-    if (!fits) {
-      const auto own = std::make_shared<Lines>();
-      push({own, own});
-    }
-    Lines& last = *chunks_.back().own;
-    last.text.append(lines);
-    if (lines.back() != '\n') last.text.push_back('\n');
-    last.line_count += count_lines(lines) + (lines.back() != '\n' ? 1 : 0);
-    if (end() - first_offset_ > max_bytes_) drop_oldest();
-    wake = waiting_ > 0;
-  }
-  if (wake) waker_->wake();
+  if (add(lines)) waker_->wake();
 }
 
-void Stream::append(std::shared_ptr<const Lines> lines) {
-  if (lines->text.empty()) return;
-  bool wake = false;
-  {
-    const std::lock_guard<std::mutex> guard(mutex_);
-    if (closed_) return;
-    push({std::move(lines), nullptr});
-    if (end() - first_offset_ > max_bytes_) drop_oldest();
-    wake = waiting_ > 0;
+bool Stream::add(std::string_view lines) {
+  if (lines.empty()) return false;
+  const std::lock_guard<std::mutex> guard(mutex_);
+  if (closed_) return false;
+  const bool fits = !chunks_.empty() && chunks_.back().own != nullptr &&
+                    chunks_.back().own->text.size() + lines.size() < kChunkBytes;
+  if (!fits) {
+    const auto own = std::make_shared<Lines>();
+    push({own, own});
   }
-  if (wake) waker_->wake();
+  Lines& last = *chunks_.back().own;
+  last.text.append(lines);
+  if (lines.back() != '\n') last.text.push_back('\n');
+  last.line_count += count_lines(lines) + (lines.back() != '\n' ? 1 : 0);
+  if (end() - first_offset_ > max_bytes_) drop_oldest();
+  return waiting_ > 0;
+}
+
+bool Stream::add(std::shared_ptr<const Lines> lines) {
+  if (lines->text.empty()) return false;
+  const std::lock_guard<std::mutex> guard(mutex_);
+  if (closed_) return false;
+  push({std::move(lines), nullptr});
+  if (end() - first_offset_ > max_bytes_) drop_oldest();
+  return waiting_ > 0;
 }
 
 void Stream::drop_oldest() {

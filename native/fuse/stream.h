@@ -64,8 +64,10 @@ class Stream {
 
   /// Adds whole lines; a missing last newline is added. Ignored once closed.
   void append(std::string_view lines);
-  /// The same without a copy, for batches; not for logs.
-  void append(std::shared_ptr<const Lines> lines);
+  /// The same for who calls serve_readers() afterwards: nobody is woken. True if a reader waits.
+  bool add(std::string_view lines);
+  /// Without a copy, for batches; not for logs.
+  bool add(std::shared_ptr<const Lines> lines);
   /// Open files that read this stream now: producers may stay silent while it is 0.
   [[nodiscard]] int reader_count() const { return readers_.load(std::memory_order_relaxed); }
   /// No more lines; waiting readers see the end of the file.
@@ -115,5 +117,8 @@ class Stream {
 /// The stream behind a file of a mount, e.g. (1, "/procs/12/events"); made when it is absent.
 /// Null when there is no such mount, class or process.
 std::shared_ptr<Stream> find_stream(int mount, std::string_view path);
+
+/// Answers the readers of a mount's streams for which there is something now, on this thread.
+void serve_readers(int mount);
 
 }  // namespace bpftime::fuse

@@ -56,19 +56,19 @@ static void batches() {
   StreamCursor fast = one.open_reader();
   one.append("a\n");
   const auto shared = batch("bbb", 3);
-  one.append(shared);
-  other.append(shared);
+  one.add(shared);
+  other.add(shared);
   one.append("c\n");
   tap::equal(one.read(&fast, 100), "a\nbbb\nbbb\nbbb\nc\n", "text and batches in their order");
   tap::equal(one.read(&slow, 4), "a\n", "whole lines first");
   tap::equal(one.read(&slow, 6), "bbb\n", "a part of a batch");
   tap::equal(one.read(&slow, 2), "bb", "a part of its line");
-  one.append(batch("dd", 5));
+  one.add(batch("dd", 5));
   tap::equal(one.read(&fast, 100), "dd\ndd\ndd\ndd\ndd\n", "one batch as it is");
   tap::equal(one.read(&slow, 100), "b\nbbb\nc\ndd\ndd\ndd\ndd\ndd\n", "across all");
-  one.append(batch("ee", 4));
+  one.add(batch("ee", 4));
   tap::equal(one.size_bytes(), uint64_t{27}, "a batch that is too much in part is kept");
-  one.append(batch("ff", 4));
+  one.add(batch("ff", 4));
   tap::equal(one.size_bytes(), uint64_t{24}, "and goes as a whole");
   tap::equal(one.read(&slow, 100), "ee\nee\nee\nee\nff\nff\nff\nff\n", "nothing unread was in it");
   StreamCursor late = other.open_reader();
@@ -78,7 +78,7 @@ static void batches() {
 static void lost_batches() {
   Stream stream(Stream::Kind::kStream, 20, std::make_shared<Waker>());
   StreamCursor reader = stream.open_reader();
-  for (int i = 0; i < 4; ++i) stream.append(batch("1234", 4));
+  for (int i = 0; i < 4; ++i) stream.add(batch("1234", 4));
   tap::equal(stream.read(&reader, 1000), "lost=12\n1234\n1234\n1234\n1234\n",
              "losses are counted in lines");
 }

@@ -78,6 +78,28 @@ static void test_reads(const char* mode) {
   equal(call(112, out, 8, page), -EFAULT, "unmapped");
 }
 
+// Every length, up to the last readable byte and one beyond: exact, and nothing else is touched.
+static void test_lengths() {
+  auto* page = static_cast<char*>(
+      mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  mprotect(page + 4096, 4096, PROT_NONE);
+  for (int i = 0; i < 4096; i++) page[i] = static_cast<char>(i * 7 + i / 251);
+  int wrong = 0;
+  for (u32 len = 0; len <= 300; len++) {
+    for (u32 beyond = 0; beyond <= (len != 0 ? 1u : 0u); beyond++) {
+      char out[320];
+      memset(out, 0x5a, sizeof(out));
+      const char* from = page + 4096 - len + beyond;
+      wrong += call(112, out + 8, len, from) != (beyond != 0 ? -EFAULT : 0);
+      const char zeros[300] = {};
+      wrong += memcmp(out + 8, beyond != 0 ? zeros : from, len) != 0;
+      wrong += std::count(out, out + 8, 0x5a) != 8 || out[8 + len] != 0x5a;
+    }
+  }
+  equal(wrong, 0, "reads of 0 to 300 bytes at the end of a page");
+  munmap(page, 8192);
+}
+
 static long print(char* out, u32 size, const char* format, u64 a = 0, u64 b = 0, u64 c = 0) {
   u64 args[3] = {a, b, c};
   return call(165, out, size, format, args, sizeof(args));
@@ -252,6 +274,7 @@ int main() {
   sigaction(SIGBUS, &action, nullptr);
   rt_env.guard_mode = 1;
   test_reads("plain loads");
+  test_lengths();
   test_format();
   test_printk();
   test_identity();
