@@ -83,9 +83,13 @@ export const MASK_DELAY_MS = 50;
 export const MASK_RETRY_MS = 500;
 export const MASK_RETRY_MAX_MS = 60_000;
 
-/** Attempts to adopt a process while the tracer of its killed daemon ends its job, and between. */
+/**
+ * Attempts to adopt a process while another tracer is there, milliseconds between, and how often to
+ * look whether that of a killed daemon has ended its job: its alarm comes after ten seconds.
+ */
 export const ADOPT_ATTEMPTS = 40;
 export const ADOPT_RETRY_MS = 50;
+export const OWNER_ENDS_ATTEMPTS = 220;
 
 /** Attempts to stop a child that was just forked, and milliseconds between. */
 export const FORK_ATTEMPTS = 5;

@@ -2,7 +2,7 @@
 // and puts right what was under way (native/target/session_adopt.cc); here our memory of it is made
 // again.
 import { readdirSync, readFileSync } from 'node:fs';
-import { ADOPT_ATTEMPTS, ADOPT_RETRY_MS } from '../config.js';
+import { ADOPT_ATTEMPTS, ADOPT_RETRY_MS, OWNER_ENDS_ATTEMPTS } from '../config.js';
 import { fail } from '../errors.js';
 import {
   type AdoptedSession,
@@ -11,6 +11,7 @@ import {
   native,
   type SiteWish,
 } from '../native.js';
+import { readFacts } from '../process/identity.js';
 import { asPid, type Pid } from '../types.js';
 import type { Follow } from './follow.js';
 import { reloadObject } from './load.js';
@@ -47,12 +48,29 @@ export function processesWithSessions(): Pid[] {
   return pids;
 }
 
+const isAlive = (pid: number): boolean => {
+  try {
+    return !readFacts(asPid(pid)).isZombie;
+  } catch {
+    return false;
+  }
+};
+
+/** Whose session is in a process. A killed daemon's tracer is waited for: it ends its last job. */
+async function ownerOf(pid: Pid) {
+  for (let attempt = 1; ; attempt++) {
+    const owner = await native.targetOwner(pid);
+    if (!owner?.alive || isAlive(owner.daemon) || attempt >= OWNER_ENDS_ATTEMPTS) return owner;
+    await new Promise((done) => setTimeout(done, ADOPT_RETRY_MS));
+  }
+}
+
 /**
  * Whether a session was left in a process by a daemon that is no more.
  * @throws {FsError} EBUSY its daemon lives, or it is a copy that fork made of such a process
  */
 export async function isLeft(pid: Pid): Promise<boolean> {
-  const owner = await native.targetOwner(pid).catch((error: NativeError) => {
+  const owner = await ownerOf(pid).catch((error: NativeError) => {
     // What we cannot read we cannot adopt; entering will say what is wrong.
     if (error.code === 'EIO') throw error;
     return undefined;

@@ -27,6 +27,8 @@ function effectiveCapabilities(): bigint {
 }
 
 const CAP_SYS_PTRACE = 19n;
+const CAP_SYS_ADMIN = 21n;
+const CAP_CHECKPOINT_RESTORE = 40n;
 const MIN_KERNEL: readonly [number, number] = [5, 6]; // pidfd_getfd
 
 const checks: Readonly<Record<string, Check>> = {
@@ -78,6 +80,13 @@ const checks: Readonly<Record<string, Check>> = {
     const who = capable ? 'any process' : 'processes of this user';
     const remedy = 'sysctl kernel.yama.ptrace_scope=0, or run as root';
     return { ok, fact: `${who}, yama scope ${scope}`, remedy };
+  },
+  adoption: () => {
+    // What /proc/PID/map_files asks for: the way to the maps of a daemon that was killed.
+    const caps = effectiveCapabilities();
+    const ok = [CAP_CHECKPOINT_RESTORE, CAP_SYS_ADMIN].some((cap) => ((caps >> cap) & 1n) === 1n);
+    const fact = `hooks of a daemon that was killed ${ok ? 'go on' : 'are taken out'}`;
+    return { ok, fact, remedy: 'CAP_CHECKPOINT_RESTORE, or run as root' };
   },
   proc: () => {
     const ok = statSync('/proc/self').isDirectory() && existsSync('/proc/1');

@@ -63,13 +63,18 @@ export class ErrorBook {
   recordFailure(request: Subject, error: FsError): void {
     const reason = oneLine(error.reason);
     const line = `${timestamp()} ${oneLine(request.path)} ${error.errno} ${reason}\n`;
-    this.#audit(request, `${error.errno} ${reason}`);
     const entry = `[${line.slice(0, 24)}] uid=${request.uid} pid=${request.pid}${line.slice(24)}`;
     const caret = error.offence ? caretLines(error.offence.line, error.offence.column) : '';
     const story = error.story.map((told) => `  ${oneLine(told)}\n`).join('');
+    const told = `${line.slice(24)}${caret}${story}`;
+    // Who looks again and again for what is not there must not fill the books.
+    const isAgain = (one: string) => request.op === 'lookup' && one.endsWith(told);
+    if (!this.#entries.get('')?.some(isAgain)) this.#audit(request, `${error.errno} ${reason}`);
     for (const scope of this.#scopes(request.path)) {
       this.#fs.publish(`${scope.dir}/last_error`, scope.cls('last_error'), line);
       const entries = this.#history(scope.key);
+      const earlier = entries.findIndex(isAgain);
+      if (earlier >= 0) entries.splice(earlier, 1);
       entries.push(entry + caret + story);
       if (entries.length > ERROR_LOG_ENTRIES) entries.shift();
       this.#fs.publish(`${scope.dir}/error_log`, scope.cls('error_log'), entries.join(''));

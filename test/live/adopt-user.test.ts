@@ -14,6 +14,8 @@ const OK = { code: 0, out: '', err: '' };
 const NOBODY = 65534;
 const main = fileURLToPath(new URL('../../src/main.js', import.meta.url));
 
+const DOCTOR = `${process.execPath} ${main} doctor`;
+
 /** A user with a /dev/fuse that is open to all, and his mount. */
 class Guest {
   readonly mountpoint: string;
@@ -91,6 +93,7 @@ async function bereaved(t: Test, lab: Lab, guest: Guest) {
 await t.test('a plain user: the next daemon takes the hooks out, and says so', async (t) => {
   await Lab.run(t, async (lab) => {
     const guest = await Guest.arrive(lab);
+    t.match((await guest.sh(DOCTOR)).out, /^no {2}adoption +hooks .* are taken out \(CAP_/m);
     const { target, before, procs } = await bereaved(t, lab, guest);
     t.ok(await guest.mount(), 'the next one mounts');
     const said = /does not go on: its maps cannot be opened by this daemon/;
@@ -107,6 +110,7 @@ await t.test('a plain user: the next daemon takes the hooks out, and says so', a
 await t.test('a user who may open map_files: the next daemon goes on', async (t) => {
   await Lab.run(t, async (lab) => {
     const guest = await Guest.arrive(lab, '+checkpoint_restore');
+    t.match((await guest.sh(DOCTOR)).out, /^ok {2}adoption +hooks .* go on$/m);
     const { target, before, procs } = await bereaved(t, lab, guest);
     const proc = (name: string) => guest.read(`procs/${target.pid}/${name}`);
     t.ok(await guest.mount(), 'the next one mounts');

@@ -1,5 +1,6 @@
 // A daemon that is killed (SIGKILL): its targets work on, and the next daemon finds every hook, map
 // and stream, and takes them out as if it had put them in.
+import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { Dynasty } from '../helpers/dynasty.js';
@@ -129,6 +130,9 @@ await t.test('killed at any moment: nothing is lost, nothing is left', async (t)
       if (!(await target.advances())) return void t.fail(`death ${death}: the target ended`);
       if (!(await line.next())) return void t.fail(`death ${death}: no successor`);
       if (line.errors !== '') t.fail(`death ${death}: ${line.errors}`);
+      const isThere = () => readFileSync(`/proc/${pid}/maps`, 'latin1').includes('bpftime-state');
+      const isTaken = () => /^entered +1$/m.test(line.read(pid, 'info')) || !isThere();
+      if (!(await eventually(isTaken))) t.fail(`death ${death}: it was not taken over`);
       const files = new Set(line.hooks(pid).map((row) => row.at(-1) ?? ''));
       if (files.size > 0) adopted++;
       for (const file of files) {
