@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 
 #include "../base/scoped_fd.h"
 
@@ -161,12 +163,35 @@ Result<ProcStatus> read_status(pid_t pid) {
   return out;
 }
 
-bool has_ended(pid_t tid) {
+namespace {
+
+constexpr uint32_t kPfIoWorker = 0x10, kPfUserWorker = 0x4000;  // include/linux/sched.h
+
+// State and flags of proc_pid_stat(5), behind the name; nothing when it is gone.
+std::optional<std::pair<char, uint32_t>> state_of(pid_t tid) {
   std::string stat;
-  if (read_file(proc_path(tid, "stat").c_str(), &stat) != 0) return true;
+  if (read_file(proc_path(tid, "stat").c_str(), &stat) != 0) return std::nullopt;
   const size_t paren = stat.rfind(')');
-  if (paren == std::string::npos || paren + 2 >= stat.size()) return true;
-  return stat[paren + 2] == 'Z' || stat[paren + 2] == 'X';
+  char state = 'X';
+  uint32_t flags = 0;
+  if (paren == std::string::npos ||
+      sscanf(stat.c_str() + paren, ") %c %*d %*d %*d %*d %*d %" SCNu32, &state, &flags) != 2) {
+    return std::nullopt;
+  }
+  return std::pair{state, flags};
+}
+
+}  // namespace
+
+bool has_ended(pid_t tid) {
+  const auto state = state_of(tid);
+  return !state || state->first == 'Z' || state->first == 'X';
+}
+
+bool runs_code(pid_t tid) {
+  const auto state = state_of(tid);
+  return state && state->first != 'Z' && state->first != 'X' &&
+         (state->second & (kPfIoWorker | kPfUserWorker)) == 0;
 }
 
 namespace {

@@ -59,6 +59,9 @@ Result<ProcStatus> read_status(pid_t pid);
 /// Whether a process or thread is gone, or has ended and nobody collected it. Cheaper than the
 /// above.
 bool has_ended(pid_t tid);
+/// Whether it has not, and is no thread that the kernel made for the process (io_uring's pollers
+/// and workers, which stand in its list of threads and never run its code).
+bool runs_code(pid_t tid);
 
 /// A free address in [first, first + choices) with `bytes` free behind it, on pages of its own.
 std::optional<uint64_t> find_place(const std::vector<Region>& regions, uint64_t first,

@@ -175,7 +175,7 @@ pid_t Session::any_thread() const {
   // The leader may have ended while other threads live on.
   if (!has_ended(pid_)) return pid_;
   for (const pid_t tid : read_threads(pid_)) {
-    if (tid != pid_ && !has_ended(tid)) return tid;
+    if (tid != pid_ && runs_code(tid)) return tid;
   }
   return pid_;
 }
@@ -421,8 +421,9 @@ Result<void> Session::call_agent_within(StoppedProcess* process, uint64_t fn) {
   if (is_in_the_way(*process, fn)) return fail(EBUSY, "a thread is inside our code");
   // Not one that is about to go on elsewhere: a borrowed thread goes on where it was.
   const auto& threads = process->threads();
-  const auto free = std::find_if(threads.begin(), threads.end(),
-                                 [](const StoppedProcess::Thread& one) { return !one.dirty; });
+  const auto free =
+      std::find_if(threads.begin(), threads.end(),
+                   [](const StoppedProcess::Thread& one) { return !one.dirty && one.runs_code(); });
   if (free == threads.end()) return fail(EBUSY, "every thread is being moved");
   auto thread = RemoteThread::borrow(pid_, free->tid);
   if (!thread) return thread.error();

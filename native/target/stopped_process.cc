@@ -240,8 +240,12 @@ bool StoppedProcess::any_stack(const std::function<bool(const Stack&)>& matches)
   for (size_t first = 0; first < threads_.size();) {
     std::vector<Stack> stacks;
     std::vector<iovec> remote;
-    size_t bytes = 0;
+    size_t bytes = 0, skipped = 0;
     for (size_t i = first; i < threads_.size() && stacks.size() < kStacksAtOnce; ++i) {
+      if (!threads_[i].runs_code()) {
+        ++skipped;
+        continue;
+      }
       const uint64_t sp = (threads_[i].regs.rsp - kRedZoneBytes) & ~uint64_t{7};
       const uint64_t end = std::min(stack_end(threads_[i]), sp + scan_bytes_max_);
       const size_t size = end > sp ? end - sp : 0;
@@ -266,7 +270,7 @@ bool StoppedProcess::any_stack(const std::function<bool(const Stack&)>& matches)
       }
       if (matches(stacks[i])) return true;
     }
-    first += stacks.size();
+    first += stacks.size() + skipped;
   }
   return false;
 }

@@ -29,6 +29,9 @@ class StoppedProcess {
     pid_t tid = 0;
     user_regs_struct regs{};
     bool dirty = false;
+    /// False of threads that the kernel made (io_uring's): neither code nor stack, which it shows
+    /// by zeroes (copy_thread in arch/x86/kernel/process.c).
+    [[nodiscard]] bool runs_code() const { return regs.rip != 0 || regs.rsp != 0; }
   };
 
   /// Stops all threads, also those that are being created meanwhile. They run while they are seized

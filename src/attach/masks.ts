@@ -132,7 +132,9 @@ export async function followMasks(process: EnteredProcess): Promise<void> {
     if (state.followed || state.lost || failed.events === events) return;
     if (Date.now() < failed.until) return;
     for (let attempt = 0; attempt < MASK_ATTEMPTS; attempt++) {
-      if (await tryToFollow(process)) return;
+      if (!(await tryToFollow(process))) continue;
+      if (process.reads === 'followed') process.masksFailed = { events: -1, failures: 0, until: 0 };
+      return;
     }
   } catch (error) {
     // A thread that is in the way is not there for ever; a site that cannot be diverted is.

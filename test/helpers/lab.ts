@@ -157,7 +157,7 @@ export class Lab {
 
   /** Runs a shell command to its end; $M is the mount, $T the scratch directory. */
   async sh(command: string, options: { uid?: number } = {}): Promise<Ran> {
-    const child = spawn('bash', ['-c', command], {
+    const child = spawn('bash', ['--norc', '-c', command], {
       cwd: this.scratch,
       env: { ...process.env, LC_ALL: 'C', M: this.mount.mountpoint, T: this.scratch },
       stdio: ['ignore', 'pipe', 'pipe'],

@@ -66,7 +66,7 @@ export function linesMatch(expected: readonly string[], got: readonly string[]):
 
 /** Runs one command. */
 export function runStep(step: Step, cwd: string, variables: Record<string, string>): Outcome {
-  const result = spawnSync('bash', ['-c', step.command], {
+  const result = spawnSync('bash', ['--norc', '-c', step.command], {
     cwd,
     env: { ...process.env, LC_ALL: 'C', ...variables },
     encoding: 'utf8',

@@ -1,6 +1,13 @@
 // Wherever a process lives and whatever it was written in: other namespaces, another root, another
 // user, hundreds of threads, python, java, node. Attached to, seen, detached, code as before.
-import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { type CodeRange, codeHash, codeHashBecomes } from '../helpers/code-hash.js';
@@ -113,6 +120,49 @@ await t.test(`${THREADS} threads`, async (t) => {
     t.ok(await crowd.says(/round/), 'a crowd works');
     crowd.child.stdin?.write('go\n');
     await roundTrip(t, lab, { target: crowd, pid: crowd.pid, fn: 'work' });
+  });
+});
+
+await t.test('threads that the kernel made: of io_uring', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = lab.start(lab.build('io_uring.c'));
+    t.ok(await target.says(/round [1-9]/), 'poller and worker answer');
+    for (let i = 0; i < 3; i++) await roundTrip(t, lab, { target, pid: target.pid, fn: 'work' });
+    t.notMatch(target.text, /WRONG/, 'they answer on');
+  });
+});
+
+/** The mappings of a process, also of one whose first thread has ended. */
+function mapsOf(pid: number): string {
+  const texts = readdirSync(`/proc/${pid}/task`).map((tid) => {
+    try {
+      return readFileSync(`/proc/${pid}/task/${tid}/maps`, 'latin1');
+    } catch {
+      return '';
+    }
+  });
+  return texts.join('');
+}
+
+await t.test('a poller is the first that is left of the threads', async (t) => {
+  await Lab.run(t, async (lab) => {
+    // It never runs what it is given to run.
+    const target = lab.start(lab.build('io_uring.c'), ['leaves']);
+    const { pid } = target;
+    t.ok(await target.says(/round [1-9]/), 'poller and worker answer');
+    t.same(await lab.attach(pid, lab.bpf('reader'), 'uprobe/work'), OK, 'cp');
+    target.child.kill('SIGUSR1');
+    const isZombie = () => /^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+    t.ok(await eventually(isZombie), 'the first thread has ended');
+    const hits = lab.hits(pid, 'uprobe/work');
+    t.ok(await eventually(() => lab.hits(pid, 'uprobe/work') > hits), 'calls are seen');
+    t.same(await lab.detach(pid, 'uprobe/work'), OK, 'rm');
+    t.ok(
+      await eventually(() => !mapsOf(pid).includes('memfd:bpftime')),
+      'nothing of ours is left in it',
+    );
+    t.ok(await target.advances(), 'it works on');
+    t.notMatch(target.text, /WRONG/, 'they answer on');
   });
 });
 

@@ -11,7 +11,7 @@ const isRoot = process.getuid?.() === 0;
 
 /** A shell command with $M and $T; resolves with what it printed and how it ended. */
 function shell(mount: TestMount, command: string, options: { uid?: number } = {}) {
-  const child = spawn('bash', ['-c', command], {
+  const child = spawn('bash', ['--norc', '-c', command], {
     env: { ...process.env, LC_ALL: 'C', M: mount.mountpoint, T: mount.scratch },
     cwd: mount.scratch,
     ...(options.uid === undefined ? {} : { uid: options.uid, gid: options.uid }),
