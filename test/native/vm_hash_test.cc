@@ -27,9 +27,12 @@ constexpr uint32_t kMapId = 5;
 constexpr uint32_t kLookup = BPF_FUNC_map_lookup_elem;
 
 uint64_t slow_lookups = 0;  // calls of the helper
+uint64_t misaligned = 0;    // of them, with a stack that the psABI does not allow
 
 uint64_t counted_lookup(uint64_t map, uint64_t key, uint64_t, uint64_t, uint64_t) {
   __atomic_fetch_add(&slow_lookups, 1, __ATOMIC_RELAXED);
+  const auto frame = reinterpret_cast<uint64_t>(__builtin_frame_address(0));
+  if (frame % 16 != 0) __atomic_fetch_add(&misaligned, 1, __ATOMIC_RELAXED);
   return reinterpret_cast<uint64_t>(
       rt_map_lookup(reinterpret_cast<const vm_map*>(map), reinterpret_cast<const void*>(key)));
 }
@@ -207,6 +210,80 @@ void test_threads() {
   free_map(map);
 }
 
+// A random program of lookups with keys from constants, registers and the context, whose values it
+// reads and changes, between arithmetic on the registers that must survive.
+std::string random_program(std::mt19937_64* random, const vm_map& map) {
+  const auto pick = [random](uint64_t below) { return std::to_string((*random)() % below); };
+  const std::string word = map.key_size == 4 ? "u32" : "u64";
+  std::string text = "r6 = r1\nr7 = *(u64 *)(r1 + 0)\nr8 = 1\nr9 = 2\n";
+  const uint64_t steps = 2 + (*random)() % 6;
+  for (uint64_t step = 0; step < steps; ++step) {
+    const std::string at = std::to_string(8 * (1 + (*random)() % 3));
+    const std::string to = "*(" + word + " *)(r10 - " + at + ")";
+    const std::string next = "next" + std::to_string(step);
+    switch ((*random)() % 4) {
+      case 0:
+        text += to + " = " + pick(40) + "\nr2 = r10\nr2 += -" + at + "\n";
+        break;
+      case 1:
+        text += "r3 = r7\nr3 += " + pick(8) + "\n" + to + " = r3\nr2 = r10\nr2 += -" + at + "\n";
+        break;
+      case 2:
+        text += "r2 = r6\nr2 += 8\n";
+        break;
+      default:
+        text += to + " = r9\nr2 = r10\nr2 += -" + at + "\n";
+    }
+    text += "r1 = map(5) ll\ncall 1\nif r0 == 0 goto " + next + "\n";
+    text += (*random)() % 2 == 0 ? "r4 = *(u64 *)(r0 + 0)\nr8 += r4\n"
+                                 : "lock *(u64 *)(r0 + 0) += r8\nr9 ^= r8\n";
+    text += next + ": r8 *= 3\nr9 += r8\nr9 &= 63\n";
+  }
+  return text + "r0 = r8\nr0 += r9\nr0 += r7\nexit\n";
+}
+
+// Values of the map before and after: all of its storage.
+using Storage = std::vector<uint8_t>;
+Storage storage_of(const vm_map& map) { return {map.base, map.base + map.storage_bytes}; }
+
+void test_random_programs() {
+  std::mt19937_64 random(21);
+  uint64_t wrong = 0;
+  for (int round = 0; round < 4000 && wrong < 3; ++round) {
+    vm_map map = make_map(BPF_MAP_TYPE_HASH, round % 2 == 0 ? 4 : 8, 8, 1 + random() % 30);
+    for (int i = 0; i < 40; ++i) {
+      const uint64_t key = random() % 40;
+      const uint64_t value = random();
+      rt_map_update(&map, &key, &value, BPF_ANY);
+    }
+    const std::string text = random_program(&random, map);
+    const Assembly assembly = assemble(text);
+    CompileOptions options;
+    options.geometry = geometry_of;
+    options.user = &map;
+    options.cpu_features = round % 3 == 0 ? 0 : cpu_features_host();
+    Result<ProgramImage> image = compile(assembly.slots, options);
+    if (!assembly || !image.ok()) std::abort();
+    const Resolver resolver{resolve, &map};
+    Result<LoadedImage> loaded = LoadedImage::map(image.value(), resolver);
+    Result<Program> program = Program::link(assembly.slots, resolver);
+    if (!loaded.ok() || !program.ok()) std::abort();
+    const Storage before = storage_of(map);
+    uint64_t ctx[2] = {random() % 40, random() % 40};
+    const uint64_t want = interp_run(program.value(), ctx, sizeof ctx);
+    const Storage after = storage_of(map);
+    std::memcpy(map.base, before.data(), before.size());
+    const uint64_t got = loaded.value().run(ctx, sizeof ctx);
+    if (got != want || storage_of(map) != after) {
+      std::printf("# interpreter %#llx, jit %#llx\n%s", static_cast<unsigned long long>(want),
+                  static_cast<unsigned long long>(got), text.c_str());
+      ++wrong;
+    }
+    free_map(map);
+  }
+  tap::equal(static_cast<long long>(wrong), 0, "random programs of lookups that differ");
+}
+
 void test_calls() {
   vm_map map = make_map(BPF_MAP_TYPE_HASH, 6, 8, 8);
   tap::ok(!compile_for(&map, false).is_inlined, "keys of six bytes are looked up by a call");
@@ -260,7 +337,9 @@ int main() {
   }
   test_scribbled();
   test_threads();
+  test_random_programs();
   test_calls();
+  tap::equal(static_cast<long long>(misaligned), 0, "calls have an aligned stack");
   compare_with_call();
   return tap::done();
 }
