@@ -1,6 +1,6 @@
 // A mount whose daemon gets killed (SIGKILL), and the daemons after it, on the same mount point.
 import { once } from 'node:events';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -66,6 +66,16 @@ export class Dynasty {
       const isIn = /^entered 1$/m.test(this.read(pid, 'info'));
       return this.hooks(pid).length === hooks && isIn === hooks > 0;
     }, 30_000);
+  }
+
+  /** The process that traces for the daemon which is there now. */
+  get tracer(): number {
+    const { pid } = this.#now?.child ?? this.#first.daemon;
+    const childrenOf = (tid: string) => readFileSync(`/proc/${pid}/task/${tid}/children`, 'utf8');
+    const children = readdirSync(`/proc/${pid}/task`).flatMap((tid) => childrenOf(tid).split(' '));
+    const isTracer = (child: string) =>
+      child !== '' && readFileSync(`/proc/${child}/comm`, 'utf8') === 'tracer\n';
+    return Number(children.find(isTracer));
   }
 
   /** Kills the daemon that is there now. */

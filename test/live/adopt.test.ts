@@ -1,6 +1,6 @@
 // A daemon that is killed (SIGKILL): its targets work on, and the next daemon finds every hook, map
 // and stream, and takes them out as if it had put them in.
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { Dynasty } from '../helpers/dynasty.js';
@@ -182,6 +182,30 @@ await t.test('killed while it adopts: the one after it adopts as well', async (t
     await sameCode(t, pid, before, 'after rm');
     t.ok(await target.advances(), 'the target works on');
     t.same(await line.end(), [], 'no mount is left');
+  });
+});
+
+await t.test('the tracer of a killed daemon is at a job: the next one waits for it', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = await caller(lab, 1);
+    const { pid } = target;
+    const before = codeHash(pid);
+    const line = await Dynasty.begin(lab);
+    t.same(await line.cp(lab.bpf('probe'), pid, 'uprobe/work'), OK);
+    const { tracer } = line;
+    // As slow as a job can be.
+    process.kill(tracer, 'SIGSTOP');
+    await line.kill();
+    const mounted = line.next();
+    await sleep(3000);
+    t.ok(existsSync(`/proc/${tracer}`), 'it is still there');
+    process.kill(tracer, 'SIGCONT');
+    t.ok(await mounted, 'the next one mounts');
+    t.equal(line.errors, '', 'without a complaint');
+    t.equal(line.hooks(pid).length, 2, 'and goes on');
+    t.same(await line.rm(pid, 'uprobe/work'), OK);
+    await sameCode(t, pid, before, 'after rm');
+    t.same(await line.end(), []);
   });
 });
 
