@@ -11,13 +11,14 @@ import type { Bench } from './bench.js';
 import { type FileSpec, fileTime, generatedFileTime } from './files.js';
 import { callDirect, disabledProbe, kernelProbe, ourProbe, type ProbeSpec } from './probes.js';
 import type { Measured } from './stats.js';
+import { type VmProgram, vmCall, vmMean, vmPrograms, vmTime } from './vm.js';
 import { mallocFactor, nginxLoss, type Prober, redisLoss } from './workloads.js';
 
 /** One row of the report. */
 export interface Trial {
   /** Dotted. */
   name: string;
-  group: 'probe' | 'attach' | 'fs' | 'workloads' | 'why';
+  group: 'probe' | 'attach' | 'fs' | 'workloads' | 'why' | 'vm';
   unit: 'ns' | 'us' | '%' | 'x';
   description: string;
   /** The row that the ratio is taken to. */
@@ -49,6 +50,37 @@ const probeTrials: Trial[] = programs.map(([what, object, description]) => ({
   baseline: 'call.direct',
   run: ourProbe({ object, fn: 'f_push' }),
 }));
+
+const vmTrials: Trial[] = [
+  ...(['kernel', 'ours', 'native'] as const).flatMap((engine) =>
+    Object.entries(vmPrograms).map(
+      ([program, description]): Trial => ({
+        name: `vm.${engine}.${program}`,
+        group: 'vm',
+        unit: 'ns',
+        description: `${engine}: ${description}`,
+        ...(engine === 'kernel' ? {} : { baseline: `vm.kernel.${program}` }),
+        run: vmTime(engine, program as VmProgram),
+      }),
+    ),
+  ),
+  ...(['ours', 'native'] as const).flatMap((engine): Trial[] => [
+    {
+      name: `vm.${engine}.call`,
+      group: 'vm',
+      unit: 'ns',
+      description: `${engine}: a program that does nothing is called`,
+      run: vmCall(engine),
+    },
+    {
+      name: `vm.${engine}.mean`,
+      group: 'vm',
+      unit: 'x',
+      description: `${engine}: geometric mean of the eight, the kernel's being 1`,
+      run: vmMean(engine),
+    },
+  ]),
+];
 
 /** entry.empty and push → kernel.entry.push.empty */
 function kernelName(what: string, first: string): string {
@@ -319,4 +351,5 @@ export const trials: readonly Trial[] = [
   },
   ...workloadTrials,
   ...whyTrials,
+  ...vmTrials,
 ];

@@ -32,7 +32,7 @@ object() { # SOURCE OBJECT DEFINES...
 }
 for source in bench/bpf/*.bpf.c; do
   name=$(basename "$source" .bpf.c)
-  object "$name" "$name"
+  if [ "$name" != vm-programs ]; then object "$name" "$name"; fi
 done
 # The same programs with parts left out: where the time goes.
 object workload-tls workload-tls-noread -DWITHOUT_READ
@@ -42,4 +42,14 @@ object workload-keys workload-keys-noread -DWITHOUT_READ
 object malloc-latency malloc-latency-noclock -DWITHOUT_CLOCK
 object malloc-latency malloc-latency-nohash -DWITHOUT_HASH
 object malloc-latency malloc-latency-neither -DWITHOUT_CLOCK -DWITHOUT_HASH
+# The eight programs of `bench vm`, for the kernel, for us and natively.
+object vm-programs vm-programs -mcpu=v3 -fno-builtin
+object vm-programs vm-programs-kernel -mcpu=v3 -fno-builtin -DKERNEL
+ninja -C build --quiet bpftime_vm
+if newer bench/vm-speed.c "$out/vm-speed" || newer bench/bpf/vm-programs.bpf.c "$out/vm-speed" \
+  || newer build/vm/libbpftime_vm.a "$out/vm-speed"; then
+  clang -O2 -std=gnu11 -fno-builtin -Wall -Wextra -Werror -Inative/vm/include -c bench/vm-speed.c \
+    -o "$out/vm-speed.o"
+  g++ "$out/vm-speed.o" build/vm/libbpftime_vm.a -lbpf -o "$out/vm-speed"
+fi
 exec node dist/bench/main.js "$@"

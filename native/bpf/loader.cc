@@ -21,6 +21,8 @@ namespace bpftime {
 
 namespace {
 
+constexpr uint32_t kStackBytes = 127 * 8;  // a stack of the kernel's perf_event_max_stack
+constexpr uint32_t kStacks = 1024;
 constexpr size_t kLogBytesMax = 64u << 10;
 
 thread_local std::string* log_of_thread = nullptr;
@@ -73,6 +75,11 @@ std::vector<DeclaredMap> take_declarations(bpf_object* object) {
     const auto* bytes = static_cast<const uint8_t*>(bpf_map__initial_value(map, &size));
     if (bytes != nullptr) one.initial.assign(bytes, bytes + size);
     declared.push_back(std::move(one));
+    // Tools choose these when they start; without one there are those that they choose by default.
+    if (bpf_map__type(map) == BPF_MAP_TYPE_STACK_TRACE) {
+      if (bpf_map__value_size(map) == 0) bpf_map__set_value_size(map, kStackBytes);
+      if (bpf_map__max_entries(map) == 0) bpf_map__set_max_entries(map, kStacks);
+    }
     // Types of what a ring carries, declared by __type(value, struct T). The kernel has no use for
     // them, so libbpf drops them and would have it refuse the size; our readers print by them.
     if (!is_record_map(map)) continue;

@@ -270,6 +270,9 @@ constexpr AbsentHelper kAbsentHelpers[] = {
     {35, 35,
      "bpf_get_current_task is not offered: there is no kernel below a program of ours (use "
      "bpf_get_current_pid_tgid and bpf_get_current_comm)"},
+    {37, 37,
+     "bpf_current_task_under_cgroup is not offered: a process cannot ask the kernel for it (copy "
+     "the object into the processes that are meant)"},
     {58, 58,
      "bpf_override_return is not offered: a probe here does not change what a function returns"},
     {80, 80, "bpf_get_current_cgroup_id is not offered: a process cannot ask the kernel for it"},

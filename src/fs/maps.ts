@@ -18,6 +18,7 @@ const TYPE_NAMES: Record<number, string> = {
   5: 'percpu_hash',
   6: 'percpu_array',
   7: 'stack_trace',
+  8: 'cgroup_array',
   9: 'lru_hash',
   10: 'lru_percpu_hash',
   11: 'lpm_trie',

@@ -199,6 +199,23 @@ static void test_kinds(const std::string& dir) {
   ok(adopted.ok() && (*adopted)->view.elem_stride == 4, "one that is adopted keeps its hashes");
 }
 
+static void test_tools(const std::string& dir) {
+  std::string log;
+  Result<LoadedObject> loaded = load_object("tool", read_file(dir + "/tool.bpf.o"), log);
+  if (!ok(loaded.ok(), "an object like those of libbpf-tools loads")) {
+    std::printf("# %s\n# %s\n", loaded.error().reason, log.c_str());
+    return;
+  }
+  const auto stacks = map_named(*loaded, "stackmap");
+  equal(stacks->view.value_size, 127 * 8, "a stack trace map without sizes has room for 127");
+  equal(stacks->view.max_entries, 1024, "addresses of 1024 stacks");
+  equal(run(*loaded, "trace", 1), 1, "what its constants leave out may name cgroups");
+  const int cgroups = map_named(*loaded, "cgroup_map")->storage.get();
+  u32 key = 0, value = 0;
+  equal(bpf_map_update_elem(cgroups, &key, &value, BPF_ANY), -EOPNOTSUPP, "none can be put in");
+  equal(bpf_map_lookup_elem(cgroups, &key, &value), -EOPNOTSUPP, "or looked up");
+}
+
 static void test_nested(const std::string& dir) {
   std::string log;
   const std::vector<uint8_t> file = read_file(dir + "/nested.bpf.o");
@@ -344,11 +361,13 @@ int main(int argc, char** argv) {
   test_maps(dir);
   test_replacement(dir);
   test_kinds(dir);
+  test_tools(dir);
   test_nested(dir);
   test_lifetime(dir);
   test_other_objects(dir);
   test_refusals(dir, argv[0]);
-  for (const char* name : {"/maps.bpf.o", "/kprobe.bpf.o", "/usdt.bpf.o", "/types.bpf.o"}) {
+  for (const char* name : {"/maps.bpf.o", "/kprobe.bpf.o", "/usdt.bpf.o", "/types.bpf.o",
+                           "/kinds.bpf.o", "/nested.bpf.o"}) {
     test_mutations(dir + name, argc > 1 ? std::atoi(argv[1]) : 100);
   }
   return tap::done();

@@ -129,6 +129,10 @@ int rt_map_layout(struct vm_map* map) {
   if (is_array(map)) ret = layout_array(map);
   if (rt_map_is_hash(map) || is_lpm(map)) ret = layout_hash(map);
   if (rt_map_is_keyless(map)) ret = layout_keyless(map);
+  if (map->type == RT_MAP_CGROUP_ARRAY && map->key_size == 4 && map->value_size == 4) {
+    map->storage_bytes = ABI_PAGE_BYTES;
+    ret = (map->map_flags & ~F_ACCESS) != 0 ? -RT_EINVAL : 0;
+  }
   if (is_stacks(map)) ret = (map->map_flags & ~F_ACCESS) != 0 ? -RT_EINVAL : rt_stacks_layout(map);
   if (map->type == RT_MAP_RINGBUF || map->type == RT_MAP_PERF_EVENT_ARRAY) ret = layout_ring(map);
   if (ret != 0) return ret;

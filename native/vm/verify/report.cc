@@ -52,6 +52,7 @@ const char* map_type_name(uint32_t type) {
       {BPF_MAP_TYPE_PROG_ARRAY, "a program array"},
       {BPF_MAP_TYPE_RINGBUF, "a ring buffer"},
       {BPF_MAP_TYPE_PERF_EVENT_ARRAY, "a perf event array"},
+      {BPF_MAP_TYPE_CGROUP_ARRAY, "a cgroup array"},
       {BPF_MAP_TYPE_STACK_TRACE, "a stack trace map"},
       {BPF_MAP_TYPE_LPM_TRIE, "an LPM trie"},
       {BPF_MAP_TYPE_ARRAY_OF_MAPS, "an array of maps"},
