@@ -1,5 +1,6 @@
 // Every kind of map beside hashes and arrays, and functions that are called back, in a process.
 import t from 'tap';
+import { Dynasty } from '../helpers/dynasty.js';
 import { codeHash, eventually, Lab, sameCode } from '../helpers/lab.js';
 
 t.setTimeout(90_000);
@@ -54,3 +55,33 @@ await t.test('queues, filters, prefixes, stacks, maps of maps, callbacks', async
     t.ok(await target.advances(), 'the target works on');
   });
 });
+
+await t.test(
+  'a killed daemon: queues go on, an object with a map of maps is taken out',
+  async (t) => {
+    await Lab.run(t, async (lab) => {
+      const target = lab.start(lab.build('caller.c'), ['1']);
+      const { pid } = target;
+      t.ok(await target.says(/round/));
+      const before = codeHash(pid);
+      const line = await Dynasty.begin(lab);
+      t.same(await line.cp(lab.bpf('flat'), pid, FILE), fine);
+      t.same(await lab.sh(`echo 7 > ${line.file(pid, 'maps/latest/entries')}`), fine);
+      await line.kill();
+      t.ok(await line.next(), 'the next one mounts');
+      t.equal(line.errors, '', 'without a complaint');
+      t.equal(line.read(pid, 'maps/latest/entries'), '7\n', 'and has what was in the queue');
+      t.same(await line.rm(pid, FILE), fine);
+      t.same(await line.cp(lab.bpf('many'), pid, FILE), fine);
+      await line.kill();
+      t.ok(await line.next(), 'the one after it mounts');
+      t.match(line.errors, /what a former daemon left there does not go on/, 'and says so');
+      t.ok(await eventually(() => codeHash(pid) === before), 'the code is as it was');
+      t.same(await line.cp(lab.bpf('many'), pid, FILE), fine, 'it can be attached again');
+      t.same(await line.rm(pid, FILE), fine);
+      await sameCode(t, pid, before, 'after rm');
+      t.ok(await target.advances(), 'the target works on');
+      t.same(await line.end(), [], 'unmounted');
+    });
+  },
+);

@@ -193,6 +193,10 @@ static void test_identity() {
   long ns = ts.tv_sec * 1000000000l + ts.tv_nsec;
   long got = call(5);
   ok(got >= ns && got < ns + 1000000000l, "ktime_get_ns is CLOCK_MONOTONIC");
+  clock_gettime(CLOCK_TAI, &ts);
+  const long tai = call(208) - (ts.tv_sec * 1000000000l + ts.tv_nsec);
+  ok(tai >= 0 && tai < 1000000000l, "ktime_get_tai_ns is CLOCK_TAI");
+  ok(call(42) >= 0 && call(42) < 1024, "get_numa_node_id");
   ok(call(7) != call(7) || call(7) != call(7), "random numbers differ");
   equal(call(182, "abc", 3, "abd"), -1, "strncmp less");
   equal(call(182, "abc", 2, "abd"), 0, "strncmp of a prefix");

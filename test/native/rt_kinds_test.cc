@@ -157,7 +157,7 @@ static void test_queue_threads() {
       threads.emplace_back([&map, &pushed, &popped, &torn, &backwards, t, type] {
         std::mt19937 random(t);
         u64 last[3] = {};
-        for (u64 i = 1; i <= 60000; i++) {
+        for (u64 i = 1; i <= 15000; i++) {
           Marked value = Marked::of(i << 2 | t);
           if (random() % 2 == 0) {
             pushed[t] += rt_map_push(&map, &value, BPF_ANY) == 0 ? 1 : 0;
@@ -206,7 +206,7 @@ static void test_killed_queue_writers() {
   for (const u32 type : {BPF_MAP_TYPE_QUEUE, BPF_MAP_TYPE_STACK}) {
     vm_map map = make_map(type, 0, sizeof(Marked), 8);
     kill_writers(
-        250, "250 killed writers: values are whole, the next push and pop succeed",
+        120, "120 killed writers: values are whole, the next push and pop succeed",
         [&map](std::mt19937& random) {
           Marked value = Marked::of(random());
           if (random() % 2 == 0) {
@@ -368,8 +368,9 @@ static void test_lpm_threads() {
   value = 16;
   rt_map_update(&map, &wide, &value, BPF_ANY);
   bool is_over = false;
+  u64 looked = 0;
   std::thread writer([&] {
-    for (int i = 0; i < 100000; i++) {
+    for (int i = 0; i < 20000 || __atomic_load_n(&looked, __ATOMIC_RELAXED) < 200000; i++) {
       u32 mine = 24;
       rt_map_update(&map, &narrow, &mine, BPF_ANY);
       rt_map_delete(&map, &wide);
@@ -379,10 +380,10 @@ static void test_lpm_threads() {
     }
     __atomic_store_n(&is_over, true, __ATOMIC_RELEASE);
   });
-  u64 looked = 0, fell_through = 0;
+  u64 fell_through = 0;
   while (!__atomic_load_n(&is_over, __ATOMIC_ACQUIRE)) {
     const auto* found = static_cast<u32*>(rt_map_lookup(&map, &asked));
-    looked++;
+    __atomic_fetch_add(&looked, 1, __ATOMIC_RELAXED);
     // Its element may be used again for another prefix by now; none of value 0 is ever put in.
     if (found == nullptr || __atomic_load_n(found, __ATOMIC_RELAXED) == 0) fell_through++;
   }
@@ -401,7 +402,7 @@ static void test_killed_lpm_writers() {
   };
   std::mt19937 random(3);
   kill_writers(
-      250, "250 killed writers of prefixes: the next update is found",
+      120, "120 killed writers of prefixes: the next update is found",
       [&](std::mt19937& mine) {
         const Route r = route(mine);
         const u32 value = mine();
@@ -467,9 +468,9 @@ static void test_stacks_threads() {
   u64 torn = 0, shown = 0;
   std::vector<std::thread> writers;
   for (u64 t = 0; t < 3; t++) {
-    writers.emplace_back([&map, t] {
+    writers.emplace_back([&map, &shown, t] {
       std::mt19937 random(t);
-      for (int i = 0; i < 60000; i++) {
+      for (int i = 0; i < 15000 || __atomic_load_n(&shown, __ATOMIC_RELAXED) < 20000; i++) {
         u64 ips[16];
         const u64 seed = random() % 500 + 1;
         for (u64& ip : ips) ip = seed << 12;
@@ -482,7 +483,7 @@ static void test_stacks_threads() {
       u64 cursor = 0, value[16];
       u32 id = 0;
       while (rt_map_iterate(&map, &cursor, &id, value) == 0) {
-        shown++;
+        __atomic_fetch_add(&shown, 1, __ATOMIC_RELAXED);
         for (const u64 ip : value) torn += ip != value[0] ? 1 : 0;
         if (shown % 16 == 0) rt_map_delete(&map, &id);
       }
@@ -514,8 +515,8 @@ static void test_corrupt_storage() {
       }
       // Locks that living threads hold would only make this slow.
       reinterpret_cast<rt_queue_ctl*>(map.base)->owner = 0;
-      for (u32 i = 0; is_lpm && i < map.bucket_count; i++)
-        words[map.bucket_off / 4 + i * 2 + 1] = 0;
+      auto* buckets = reinterpret_cast<rt_bucket*>(map.base + map.bucket_off);
+      for (u32 i = 0; is_lpm && i < map.bucket_count; i++) buckets[i].owner = 0;
       for (int i = 0; i < 100; i++) {
         Route key{static_cast<u32>(random() % 33), {static_cast<u8>(random())}};
         Route next;

@@ -55,6 +55,8 @@ RT_INLINE s32 length_in_use(const struct vm_map* map, u32 len) {
 }
 
 u8* rt_lpm_find(const struct vm_map* map, const void* key) {
+  u8* best = 0;
+  s32 best_len = -1;
   for (u32 retry = 0; retry < FIND_RETRIES; retry++) {
     u64 deletions = rt_load_acquire(&ctl_of(map)->deletions);
     struct prefix prefix;
@@ -69,8 +71,12 @@ u8* rt_lpm_find(const struct vm_map* map, const void* key) {
     }
     /* Somebody may have put in a longer one and then taken out the shorter: we missed both. */
     if (rt_load_acquire(&ctl_of(map)->deletions) == deletions) return value;
+    if (len > best_len) {
+      best = value;
+      best_len = len;
+    }
   }
-  return 0; /* deletions never cease */
+  return best; /* deletions never cease: the longest that was there at some time since we began */
 }
 
 long rt_lpm_update(const struct vm_map* map, const void* key, const void* value, u64 flags) {
