@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
+#include <iterator>
 #include <memory>
 #include <mutex>
 
@@ -183,6 +184,30 @@ Result<ObjectPtr> open_object(const std::string& name, std::span<const uint8_t> 
   return object;
 }
 
+std::string absent_map(const bpf_object* object) {
+  constexpr uint32_t kKinds[] = {
+      BPF_MAP_TYPE_HASH,         BPF_MAP_TYPE_ARRAY,         BPF_MAP_TYPE_PERF_EVENT_ARRAY,
+      BPF_MAP_TYPE_PERCPU_HASH,  BPF_MAP_TYPE_PERCPU_ARRAY,  BPF_MAP_TYPE_STACK_TRACE,
+      BPF_MAP_TYPE_CGROUP_ARRAY, BPF_MAP_TYPE_LRU_HASH,      BPF_MAP_TYPE_LRU_PERCPU_HASH,
+      BPF_MAP_TYPE_LPM_TRIE,     BPF_MAP_TYPE_ARRAY_OF_MAPS, BPF_MAP_TYPE_HASH_OF_MAPS,
+      BPF_MAP_TYPE_QUEUE,        BPF_MAP_TYPE_STACK,         BPF_MAP_TYPE_RINGBUF,
+      BPF_MAP_TYPE_BLOOM_FILTER,
+  };
+  bpf_map* map = nullptr;
+  bpf_object__for_each_map(map, object) {
+    const uint32_t type = bpf_map__type(map);
+    if (std::find(std::begin(kKinds), std::end(kKinds), type) != std::end(kKinds)) continue;
+    const std::string name = std::string("map ") + bpf_map__name(map);
+    if (type == BPF_MAP_TYPE_PROG_ARRAY) {
+      return name + " is a program array: there are no tail calls here (call a function instead)";
+    }
+    const char* kind = libbpf_bpf_map_type_str(static_cast<bpf_map_type>(type));
+    return name + " is of kind " + (kind != nullptr ? kind : "unknown") +
+           ", which exists in the kernel only (use a hash or an array)";
+  }
+  return "";
+}
+
 void forget_ring_types(bpf_object* object) { take_declarations(object); }
 
 Result<LoadedObject> load_object(const std::string& name, std::span<const uint8_t> file,
@@ -192,6 +217,10 @@ Result<LoadedObject> load_object(const std::string& name, std::span<const uint8_
   Result<ObjectPtr> opened = open_object(name, file);
   if (!opened) return opened.error();
   const ObjectPtr& object = *opened;
+  if (const std::string absent = absent_map(object.get()); !absent.empty()) {
+    log = absent + '\n';
+    return fail(ENOEXEC, "a map of the object is of a kind that does not exist here");
+  }
   std::vector<DeclaredMap> declared = take_declarations(object.get());
   if (!go_on_with(former, &declared)) return fail(EMFILE, "no memory or descriptors left");
   const int error = bpf_object__load(object.get());

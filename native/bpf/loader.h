@@ -43,6 +43,9 @@ using ObjectPtr = std::unique_ptr<bpf_object, CloseObject>;
 /// sections that libbpf does not know as probes. Within a LogCapture. ENOEXEC, EFBIG, EIO.
 Result<ObjectPtr> open_object(const std::string& name, std::span<const uint8_t> file);
 
+/// A sentence about the first map of a kind that does not exist here; "" if there is none.
+std::string absent_map(const bpf_object* object);
+
 /// What rings carry is declared for our readers; libbpf would have its size refused.
 void forget_ring_types(bpf_object* object);
 

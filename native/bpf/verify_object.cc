@@ -43,6 +43,11 @@ ProgramVerdict verdict_on(bpf_object* object, const std::string& name, std::stri
     bpf_program__set_autoload(program, wanted);
     if (wanted) verdict.section = bpf_program__section_name(program);
   }
+  verdict.reason = absent_map(object);
+  if (!verdict.reason.empty()) {
+    verdict.errnum = ENOEXEC;
+    return verdict;
+  }
   forget_ring_types(object);
   const LoadSession session;
   const VerificationRecord record(name);

@@ -216,6 +216,16 @@ static void test_tools(const std::string& dir) {
   equal(bpf_map_lookup_elem(cgroups, &key, &value), -EOPNOTSUPP, "or looked up");
 }
 
+static void test_absent_kinds(const std::string& dir) {
+  std::string log;
+  const Result<LoadedObject> loaded = load_object("jumps", read_file(dir + "/jumps.bpf.o"), log);
+  equal(loaded.ok() ? 0 : loaded.error().errnum, ENOEXEC, "a kind of map that is not here");
+  equal(log,
+        "map jumps is a program array: there are no tail calls here (call a function "
+        "instead)\n",
+        "is named, and what to do");
+}
+
 static void test_nested(const std::string& dir) {
   std::string log;
   const std::vector<uint8_t> file = read_file(dir + "/nested.bpf.o");
@@ -362,6 +372,7 @@ int main(int argc, char** argv) {
   test_replacement(dir);
   test_kinds(dir);
   test_tools(dir);
+  test_absent_kinds(dir);
   test_nested(dir);
   test_lifetime(dir);
   test_other_objects(dir);
