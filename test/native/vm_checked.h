@@ -141,6 +141,13 @@ class Checked {
     Region& constants = regions_[maps_[6].front().region];
     std::memcpy(constants.bytes.data(), kConstants, sizeof kConstants);
     constants.is_writable = false;
+    for (int i = 0; i < 2; ++i) {  // the map that lies in map 11
+      Entry entry;
+      entry.key.assign(4, 0);
+      entry.key[0] = static_cast<uint8_t>(i);
+      entry.region = add_value(12);
+      maps_[12].push_back(entry);
+    }
     for (int i = 0; i < 4; ++i) {
       Entry entry;
       entry.key.assign(4, 0);
@@ -406,6 +413,10 @@ class Checked {
     const uint32_t map = regions_[static_cast<size_t>(index)].map;
     const uint8_t* key = touch(slot, r[2], kShapes[map].key_bytes, true, false);
     if (key == nullptr || kShapes[map].key_bytes == 0) return fail(slot, "a map without keys"), 0;
+    if (kShapes[map].inner != 0) {
+      if (id != 1) fail(slot, "a map of maps is written");
+      return random_() % 3 == 0 ? 0 : base_of(kShapes[map].inner);
+    }
     const std::vector<uint8_t> copy(key, key + kShapes[map].key_bytes);
     Entry* entry = find(map, copy.data());
     if (id == 1) return entry != nullptr ? base_of(entry->region) : 0;
@@ -425,6 +436,20 @@ class Checked {
     }
     regions_[entry->region].bytes = bytes;
     return 0;
+  }
+
+  uint64_t help_queue(uint32_t slot, uint32_t id, const uint64_t* r) {
+    const int64_t index = region_at(r[1]);
+    const bool is_map = index >= 0 && regions_[static_cast<size_t>(index)].kind == Region::kMap;
+    const uint32_t map = is_map ? regions_[static_cast<size_t>(index)].map : 0;
+    if (map != 8 && map != 9) return fail(slot, "a helper gets no queue"), 0;
+    if (map == 9 && id == 88) return fail(slot, "a filter gives nothing back"), 0;
+    const bool reads = id == 87 || map == 9;
+    uint8_t* value = touch(slot, r[2], kShapes[map].value_bytes, reads, !reads);
+    for (uint32_t i = 0; value != nullptr && !reads && i < kShapes[map].value_bytes; ++i) {
+      value[i] = static_cast<uint8_t>(number());
+    }
+    return random_() % 2 == 0 ? 0 : static_cast<uint64_t>(-2);
   }
 
   uint64_t help_read(uint32_t slot, uint32_t id, const uint64_t* r) {
@@ -496,6 +521,10 @@ class Checked {
       case 112:
       case 114:
         return help_read(slot, id, r);
+      case 87:
+      case 88:
+      case 89:
+        return help_queue(slot, id, r);
       case 130:
         if (r[3] != 0) touch(slot, r[2], r[3], true, false);
         return 0;

@@ -268,7 +268,14 @@ std::vector<int> make_maps() {
     attr.value_size = shape.value_bytes;
     attr.max_entries = shape.max_entries;
     attr.map_flags = shape.flags;
-    if (shape.inner != 0) continue;  // the last ones: generated programs use none of them
+    if (shape.inner != 0) {
+      bpf_attr like{};
+      like.map_type = vmtest::kShapes[shape.inner].type;
+      like.key_size = vmtest::kShapes[shape.inner].key_bytes;
+      like.value_size = vmtest::kShapes[shape.inner].value_bytes;
+      like.max_entries = vmtest::kShapes[shape.inner].max_entries;
+      attr.inner_map_fd = static_cast<uint32_t>(kernel_bpf(BPF_MAP_CREATE, &like, sizeof like));
+    }
     const long fd = shape.type == 0 ? -1 : kernel_bpf(BPF_MAP_CREATE, &attr, sizeof attr);
     fds.push_back(static_cast<int>(fd));
     if (!shape.is_constant || fd < 0) continue;

@@ -266,6 +266,47 @@ class ProbeProgram {
     }
   }
 
+  /// A value of a map that lies in a map.
+  void nested_lookup() {
+    put(0x62, 10, 0, -4, static_cast<int32_t>(below(6)));
+    stored_[0] = {};
+    put(0xbf, 2, 10, 0, 0);
+    put(0x07, 2, 0, 0, -4);
+    lddw(1, 1, 11, 0);
+    put(0x85, 0, 0, 0, 1);
+    if (!errs()) {
+      const uint32_t place = put(0x55, 0, 0, 0, 0);
+      put(0xb7, 0, 0, 0, 0);
+      put(0x95, 0, 0, 0, 0);  // with a record in hand: caught by the verifier
+      land(place);
+    }
+    if (errs()) put(0x79, 3, 0, 0, 0);  // a map is no memory
+    put(0xbf, 1, 0, 0, 0);
+    put(0xbf, 2, 10, 0, 0);
+    put(0x07, 2, 0, 0, -4);
+    put(0x85, 0, 0, 0, 1);
+    clobber();
+    regs_[0] = {kMaybe, 0, 8};
+    if (!errs()) check_null(0);
+  }
+
+  /// A queue, or a bloom filter, which is asked for what it is given.
+  void queue_operation() {
+    const bool is_queue = chance(2);
+    const uint32_t id = 87 + below(is_queue ? 3 : 2) * (is_queue ? 1 : 2);
+    const auto at = static_cast<int32_t>(1 + below(8));
+    const bool reads = id == 87 || !is_queue;
+    if (reads && !errs()) put(0x7a, 10, 0, -8 * at, odd_number());
+    put(0xbf, 2, 10, 0, 0);
+    put(0x07, 2, 0, 0, -8 * at + (errs() ? 4 : 0));
+    put(0xb7, 3, 0, 0, 0);
+    lddw(1, 1, is_queue ? 8 : 9, 0);
+    put(0x85, 0, 0, 0, static_cast<int32_t>(id));
+    clobber();
+    stored_[at - 1] = {kNumber, 0, 0};
+    regs_[0] = {kNumber, 0, 0};
+  }
+
   /// if (r == 0) r = something of that size;
   void check_null(uint32_t r) {
     const uint32_t bytes = regs_[r].bytes;
@@ -550,7 +591,7 @@ class ProbeProgram {
       case 11:
         return depth < 3 ? branch(depth) : bound();
       case 12:
-        return lookup();
+        return chance(4) ? nested_lookup() : lookup();
       case 13:
         return direct_value();
       case 14:
@@ -562,7 +603,7 @@ class ProbeProgram {
       case 18:
         return use_stack_pointer();
       case 19:
-        return probe_read();
+        return chance(3) ? queue_operation() : probe_read();
       case 20:
         return depth == 0 ? reserve() : use_memory();
       case 21:
