@@ -1,6 +1,6 @@
 // Servers that fork: the reload of nginx, and a pre-fork server, under each `follow` of `info`.
 // Every answer of a process that has hooks is counted once, in one map for all of them.
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
