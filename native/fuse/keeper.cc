@@ -137,7 +137,8 @@ Server::Clock::time_point Server::expire(Clock::time_point now) {
     }
   }
   for (const uint64_t id : late) {
-    if (const auto it = pending_.find(id); it != pending_.end()) give_up(it->second, ETIMEDOUT);
+    const auto it = pending_.find(id);
+    if (it != pending_.end()) give_up(it->second, it->second.is_interrupted ? EINTR : ETIMEDOUT);
   }
   std::erase_if(staged_, [&](const std::weak_ptr<Node>& weak) {
     const NodePtr node = weak.lock();

@@ -279,7 +279,7 @@ void Server::op_interrupt(const Request& request) {
   for (auto& [id, pending] : pending_) {
     if (pending.unique != unique) continue;
     if (pending.self_tid == 0)
-      give_up(pending, EINTR);
+      interrupt(pending);
     else if (sink_->claim_interrupted(pending.self_tid))
       (void)answer_early(pending);
     // Else a signal of its own: an answer now could let it return before we can stop it.

@@ -101,7 +101,8 @@ class Server {
     ControlRequest request;
     Clock::time_point deadline;
     bool sent = false;
-    bool is_out = false;   // answered early
+    bool is_out = false;  // answered early
+    bool is_interrupted = false;
     int self_tid = 0;      // as in the request
     uint32_t written = 0;  // body of a successful answer to write(2); 0: none
     Completion done;
@@ -147,6 +148,7 @@ class Server {
   void next_question(const NodePtr& node);
   /// The kernel gets its answer now; JavaScript is told to stop.
   void give_up(Pending& pending, int errnum);
+  void interrupt(Pending& pending);
   bool answer_early(Pending& pending);
 
   // server_lookup.cc: names and attributes

@@ -8,6 +8,9 @@ namespace {
 
 // A question that waits behind others of its node may wait for several of them.
 constexpr int kQueuedDeadlines = 6;
+// What was carried out must not be called interrupted: who asks again (libuv does, at any signal
+// that has a handler) is told that it is not there. Enough for nearly all, short for a person.
+constexpr std::chrono::milliseconds kInterruptGrace{250};
 
 }  // namespace
 
@@ -88,6 +91,15 @@ bool Server::answer_early(Pending& pending) {
   out.size = pending.written;
   const uint64_t unique = std::exchange(pending.unique, 0);
   return send(unique, 0, &out, pending.written != 0 ? sizeof(out) : 0);
+}
+
+// A signal came, whichever: the kernel does not say. Before JavaScript heard of it nothing
+// happened.
+void Server::interrupt(Pending& pending) {
+  if (!pending.sent) return give_up(pending, EINTR);
+  pending.is_interrupted = true;
+  pending.deadline = std::min(pending.deadline, Clock::now() + kInterruptGrace);
+  wake_keeper();
 }
 
 void Server::give_up(Pending& pending, int errnum) {

@@ -52,24 +52,24 @@ async function withMount(
 
 await t.test('reads are answered while JavaScript is blocked', async (t) => {
   await withMount({ tree: 'fixture' }, async (mount) => {
-    const blocker = shell(mount, 'echo block 2000 > $M/control');
+    const blocker = shell(mount, 'echo block 5000 > $M/control');
     await sleep(300);
     const script = `
       import os, sys, time
       took = []
       m = os.environ['M']
-      for i in range(300):
+      for i in range(100):
         for what in (lambda: os.stat(m + '/status'), lambda: open(m + '/status').read(),
                      lambda: os.listdir(m), lambda: os.listdir(m + '/procs'),
                      lambda: open(m + '/growing').read(), lambda: os.listdir(m + '/payload')):
           at = time.perf_counter(); what(); took.append(time.perf_counter() - at)
       took.sort()
-      print(*(int(took[i] * 1e6) for i in (900, 1781, 1799)))`;
+      print(*(int(took[i] * 1e6) for i in (300, 593, 599)))`;
     writeFileSync(`${mount.scratch}/probe.py`, script.replace(/^ {6}/gm, ''));
     const probe = await run(mount, 'python3 $T/probe.py');
     t.ok(alive(blocker.child), 'JavaScript was blocked all the time');
     const [medianUs, p99Us, worstUs = 0] = probe.text.trim().split(' ').map(Number);
-    t.comment(`of 1800 operations: median ${medianUs}, 99 % ${p99Us}, worst ${worstUs} us`);
+    t.comment(`of 600 operations: median ${medianUs}, 99 % ${p99Us}, worst ${worstUs} us`);
     // Far below the block, whatever else the machine is doing; docs/benchmarks.md has the figures.
     t.ok(worstUs > 0 && worstUs < 1_000_000, 'no operation waited for JavaScript');
     t.equal((await blocker.done).code, 0);
@@ -96,6 +96,26 @@ await t.test('Ctrl-C ends whatever waits', async (t) => {
     const after = await run(mount, 'cat $M/last_error; echo ok > $T/g && cp $T/g $M/payload/x');
     t.match(after.text, /ECANCELED .* given up/);
     t.equal(after.code, 0, 'the next commit is served');
+  });
+});
+
+await t.test('a signal that ends nothing interrupts nothing', async (t) => {
+  await withMount({ tree: 'fixture' }, async (mount) => {
+    // Each round a child ends while its parent, which has a handler, waits for us.
+    const script = `
+      $SIG{CHLD} = sub { 1 while waitpid(-1, 1) > 0 };
+      my $file = "$ENV{M}/payload/f";
+      for my $round (1 .. 100) {
+        fork or exec "true";
+        sysopen(my $f, $file, 0x241, 0600) or die "open: $!";
+        syswrite($f, "x") == 1 or die "write: $!";
+        close $f or die "close: $!";
+        fork or exec "true";
+        unlink $file or die "unlink: $!";
+      }
+      print "done\\n";`;
+    writeFileSync(`${mount.scratch}/rounds.pl`, script);
+    t.equal((await run(mount, 'perl $T/rounds.pl')).text, 'done\n');
   });
 });
 
