@@ -14,6 +14,7 @@
 
 #define FIND_RETRIES 8
 #define FREE_LIST_TRIES 64
+#define FREE_BUSY_TRIES 8
 #define RECLAIM_WINDOW 16
 #define LRU_WINDOW 256
 #define SWEEP_WINDOW 4 /* at least two: half of the elements sweep the other half */
@@ -151,19 +152,26 @@ static void push_free(const struct vm_map* map, u32 index, u32 self) {
   rt_cas32(&elem->state, self, RT_ELEM_FREE);
 }
 
+/* The element is claimed before it leaves the list: one that is FREE and in no list is lost, and
+ * reclaim() would give it to somebody else as well. One that is in somebody's hands (being pushed,
+ * or looked at) is waited for, and left to reclaim() when that takes long. */
 static int pop_free(const struct vm_map* map, u32 self, u32* index) {
   struct rt_hash_ctl* ctl = ctl_of(map);
+  u32 busy = 0;
   for (u32 i = 0; i < FREE_LIST_TRIES; i++) {
     u64 head = rt_load_acquire(&ctl->free_head);
     u32 at = (u32)head - 1;
     if (at >= map->max_entries) return 0;
     struct rt_elem* elem = elem_at(map, at);
-    u32 next = rt_load(&elem->free_next);
-    if (!rt_cas64(&ctl->free_head, head, ((head >> 32) + 1) << 32 | next)) continue;
-    u32 state = rt_load(&elem->state);
-    if (state != RT_ELEM_LINKED && rt_cas32(&elem->state, state, self)) {
-      *index = at;
-      return 1;
+    u64 rest = ((head >> 32) + 1) << 32 | rt_load(&elem->free_next);
+    if (rt_cas32(&elem->state, RT_ELEM_FREE, self)) {
+      if (rt_cas64(&ctl->free_head, head, rest)) {
+        *index = at;
+        return 1;
+      }
+      rt_cas32(&elem->state, self, RT_ELEM_FREE);
+    } else if (++busy % FREE_BUSY_TRIES == 0) {
+      rt_cas64(&ctl->free_head, head, rest);
     }
   }
   return 0;
