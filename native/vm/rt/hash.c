@@ -152,6 +152,12 @@ static void push_free(const struct vm_map* map, u32 index, u32 self) {
   rt_cas32(&elem->state, self, RT_ELEM_FREE);
 }
 
+/* Whether the state is a living owner. */
+RT_INLINE int is_held(u32 state) {
+  return state != RT_ELEM_FREE && state != RT_ELEM_SPARE && state != RT_ELEM_LINKED &&
+         rt_owner_alive(state & ~RT_ELEM_DELETING);
+}
+
 /* The element is claimed before it leaves the list: one that is FREE and in no list is lost, and
  * reclaim() would give it to somebody else as well. One that is in somebody's hands (being pushed,
  * or looked at) is waited for, and left to reclaim() when that takes long. */
@@ -171,7 +177,10 @@ static int pop_free(const struct vm_map* map, u32 self, u32* index) {
       }
       rt_cas32(&elem->state, self, RT_ELEM_FREE);
     } else if (++busy % FREE_BUSY_TRIES == 0) {
-      rt_cas64(&ctl->free_head, head, rest);
+      u32 state = rt_load(&elem->state);
+      /* Nobody looks for what an LRU map has lost: it evicts meanwhile. */
+      if (is_lru(map) && is_held(state)) return 0;
+      if (state != RT_ELEM_FREE) rt_cas64(&ctl->free_head, head, rest);
     }
   }
   return 0;
