@@ -7,7 +7,7 @@ import { basename, join } from 'node:path';
 import { loadObject } from '../attach/load.js';
 import { FsError, fail, refusalOf } from '../errors.js';
 import { type BpfObjectInfo, native } from '../native.js';
-import { bytesOf, OBJECT_HINT } from './vm-files.js';
+import { answered, bytesOf, OBJECT_HINT } from './vm-files.js';
 
 /** The first bytes of an image file (native/vm/image_file.cc). */
 const MAGIC = Buffer.from('BPFBVI1\n');
@@ -113,13 +113,5 @@ async function run({ object, output }: CompileArgs): Promise<string> {
 
 /** Compiles and says what came of it. @returns 0, or 1 with the reason on standard error */
 export async function compileCommand(args: CompileArgs): Promise<number> {
-  try {
-    process.stdout.write(await run(args));
-    return 0;
-  } catch (error) {
-    const refusal = refusalOf(error, args.object);
-    if (!refusal) throw error;
-    process.stderr.write(`bpftimefs: ${refusal.reason}\n`);
-    return 1;
-  }
+  return await answered(args.object, run(args));
 }

@@ -1,6 +1,6 @@
 // Files that the commands of `bpftimefs vm` are given.
 import { readFileSync } from 'node:fs';
-import { fail } from '../errors.js';
+import { fail, refusalOf } from '../errors.js';
 
 /** What to name where an object file is wanted. */
 export const OBJECT_HINT = 'what clang -g -O2 -target bpf -c has made';
@@ -15,5 +15,21 @@ export function bytesOf(path: string, what: string): Buffer {
     if (code === 'EISDIR') fail('EISDIR', `${path}: a directory (name ${what})`);
     if (code === 'EACCES') fail('EACCES', `${path}: you may not read it (see ls -l)`);
     throw error;
+  }
+}
+
+/**
+ * Prints what a command has to say of an object.
+ * @returns its exit status: 0, or 1 with the reason of a refusal on standard error
+ */
+export async function answered(object: string, answer: Promise<string>): Promise<number> {
+  try {
+    process.stdout.write(await answer);
+    return 0;
+  } catch (error) {
+    const refusal = refusalOf(error, object);
+    if (!refusal) throw error;
+    process.stderr.write(`bpftimefs: ${refusal.reason}\n`);
+    return 1;
   }
 }

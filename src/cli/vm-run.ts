@@ -1,10 +1,10 @@
 // `bpftimefs vm run`: a program of an object file in this process, its result and its time.
 import { basename } from 'node:path';
 import { loadObject } from '../attach/load.js';
-import { fail, refusalOf } from '../errors.js';
+import { fail } from '../errors.js';
 import { type BpfObjectInfo, type BpfProgInfo, native } from '../native.js';
 import { cachedImage, isImage, loadImage } from './vm-compile.js';
-import { bytesOf, OBJECT_HINT } from './vm-files.js';
+import { answered, bytesOf, OBJECT_HINT } from './vm-files.js';
 
 /** What was typed. */
 export interface RunArgs {
@@ -80,13 +80,5 @@ async function run(args: RunArgs): Promise<string> {
 
 /** Runs and prints. @returns 0, or 1 with the reason on standard error */
 export async function runCommand(args: RunArgs): Promise<number> {
-  try {
-    process.stdout.write(await run(args));
-    return 0;
-  } catch (error) {
-    const refusal = refusalOf(error, args.object);
-    if (!refusal) throw error;
-    process.stderr.write(`bpftimefs: ${refusal.reason}\n`);
-    return 1;
-  }
+  return await answered(args.object, run(args));
 }
