@@ -267,6 +267,18 @@ export interface HookCounters {
 }
 
 /** Returns that exceptions, forced unwinds and longjmp cut short. */
+/** See struct shadow_stack in native/abi/agent.h. Sizes and offsets in bytes. */
+export interface ShadowPlace {
+  /** Address of the word that has the address of the first stack; 0 in it: there is none yet. */
+  pointer: bigint;
+  threads: number;
+  depth: number;
+  stackBytes: number;
+  entriesOffset: number;
+  entryBytes: number;
+  hash: bigint;
+}
+
 export interface UnwoundReturns {
   total: bigint;
   hooks: { hookId: number; count: bigint }[];
@@ -321,6 +333,8 @@ export interface NativeTarget {
   targetCounters(session: number): Promise<HookCounters[]>;
   /** Returns cut short, where return addresses are replaced: `hooks` has those that can tell. */
   targetUnwound(session: number): Promise<UnwoundReturns>;
+  /** Where and in what shape the process keeps the return addresses that probes replaced. */
+  targetShadows(session: number): Promise<ShadowPlace>;
   targetPatches(session: number): Promise<PatchInfo[]>;
   /** TSC ticks per nanosecond, measured since the addon was loaded. */
   targetTicksPerNs(): number;

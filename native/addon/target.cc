@@ -2,6 +2,7 @@
 // native/target for JavaScript: every call is a job of the tracer thread and answers a promise.
 #include <time.h>
 
+#include <cstddef>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -238,6 +239,26 @@ Napi::Value target_unwound(const Napi::CallbackInfo& info) {
   });
 }
 
+// Where a debugger finds the return addresses that probes replaced: see src/fs/gdb-script.ts.
+Napi::Value target_shadows(const Napi::CallbackInfo& info) {
+  const uint32_t id = info[0].As<Napi::Number>().Uint32Value();
+  return run(info.Env(), [id](Answer* answer) {
+    const Session* session = session_of(id, answer);
+    if (session == nullptr) return;
+    answer->value = [pointer = session->shadows_pointer()](Napi::Env env) {
+      Napi::Object out = Napi::Object::New(env);
+      out.Set("pointer", Napi::BigInt::New(env, pointer));
+      out.Set("threads", Napi::Number::New(env, SHADOW_THREADS));
+      out.Set("depth", Napi::Number::New(env, SHADOW_DEPTH));
+      out.Set("stackBytes", Napi::Number::New(env, sizeof(shadow_stack)));
+      out.Set("entriesOffset", Napi::Number::New(env, offsetof(shadow_stack, entries)));
+      out.Set("entryBytes", Napi::Number::New(env, sizeof(shadow_entry)));
+      out.Set("hash", Napi::BigInt::New(env, uint64_t{SHADOW_HASH}));
+      return out;
+    };
+  });
+}
+
 const char* tier_name(target::Tier tier) {
   if (tier == target::Tier::kInline) return "inline";
   return tier == target::Tier::kLite ? "lite" : "full";
@@ -353,6 +374,7 @@ void init_target(Napi::Env env, Napi::Object exports) {
   exports.Set("targetForget", Napi::Function::New<target_forget>(env));
   exports.Set("targetCheck", Napi::Function::New<target_check>(env));
   exports.Set("targetUnwound", Napi::Function::New<target_unwound>(env));
+  exports.Set("targetShadows", Napi::Function::New<target_shadows>(env));
   exports.Set("targetCounters", Napi::Function::New<target_counters>(env));
   exports.Set("targetPatches", Napi::Function::New<target_patches>(env));
   exports.Set("targetReadMemory", Napi::Function::New<target_read>(env));

@@ -249,6 +249,8 @@ class Session {
   /// Returns that were cut short, where return addresses are replaced. What longjmp cut short is
   /// counted when its thread next calls a probed function after a call of this.
   [[nodiscard]] UnwoundReturns unwound() const;
+  /// Where the target has the address of its shadow stacks, 0 there before the first return probe.
+  [[nodiscard]] uint64_t shadows_pointer() const;
   [[nodiscard]] std::vector<PatchInfo> patch_infos() const;
   [[nodiscard]] std::shared_ptr<MapObject> log_map() const { return log_; }
   [[nodiscard]] pid_t pid() const { return pid_; }

@@ -67,6 +67,10 @@ std::set<uint32_t> Session::live_return_sites() const {
   return sites;
 }
 
+uint64_t Session::shadows_pointer() const {
+  return agent_ + header_.state_off + offsetof(agent_state, shadows);
+}
+
 uint64_t Session::unwound_at(const Site& site) const {
   uint64_t count = 0;
   if (shadows_ == 0) return 0;

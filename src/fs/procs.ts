@@ -15,6 +15,7 @@ import { escapeSymbol } from '../symbols/name.js';
 import { loadModule, loadModules, resolvePlace } from '../symbols/resolve.js';
 import { asPid, type Pid } from '../types.js';
 import { keyedLines, table } from './format.js';
+import { gdbScript } from './gdb-script.js';
 import type { Context, Row } from './node.js';
 
 /** The process that a request is about. */
@@ -124,6 +125,11 @@ async function disasmText(pid: Pid, name: string): Promise<string> {
   return head + (await disassemble(bytes, place.functionAddr));
 }
 
+async function gdbText(engine: AttachEngine, pid: Pid): Promise<string> {
+  const entered = engine.process(pid);
+  return gdbScript(pid, entered && (await native.targetShadows(entered.session)));
+}
+
 /** Rows of procs/<pid> that describe a process. */
 export function procsRows(engine: AttachEngine): Row[] {
   return [
@@ -166,6 +172,12 @@ export function procsRows(engine: AttachEngine): Row[] {
         },
         read: (context) => coverageText(pidOf(context), context.params['module'] ?? ''),
       },
+    },
+    {
+      pattern: '/procs/<pid>/gdb.py',
+      kind: 'generated',
+      doc: 'for gdb: source it, and bt sees through replaced return addresses',
+      handlers: { read: (context) => gdbText(engine, pidOf(context)) },
     },
     { pattern: '/procs/<pid>/symbols', kind: 'dir', doc: 'functions by module: symbols/<module>' },
     {

@@ -2,6 +2,7 @@
 // debugger sees every caller; where the return address is replaced, exceptions still find their
 // way, and what they cut short is counted.
 import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import t from 'tap';
 import { codeHash, eventually, Lab, sameCode } from '../helpers/lab.js';
 
@@ -48,6 +49,45 @@ await t.test('gdb and the unwinder see true callers', async (t) => {
     t.ok(await eventually(() => unwound() > 0), 'what exceptions cut short is counted');
     t.ok(await eventually(() => lab.hits(pid, 'uretprobe/leaves_by_jump') > 0), 'returns are seen');
     for (const name of ['sleeps_long', 'calls_sleeper', 'leaves_by_jump']) {
+      t.same(await lab.detach(pid, `uretprobe/${name}`), OK);
+    }
+    t.notMatch(target.text, /WRONG/);
+    await sameCode(t, pid, before, 'after rm');
+  });
+});
+
+await t.test('gdb sees through replaced return addresses by procs/PID/gdb.py', async (t) => {
+  await Lab.run(t, async (lab) => {
+    const target = lab.start(lab.build('returns.cc'));
+    const { pid } = target;
+    t.ok(await target.says(/round/), 'the target works');
+    const before = codeHash(pid);
+    const script = lab.proc(pid, 'gdb.py');
+    t.match(readFileSync(script, 'utf8'), /source this again/, 'before there is anything to say');
+    for (const name of ['leaves_for_sleep', 'leaves_by_jump']) {
+      t.same(await lab.attach(pid, lab.bpf('entry'), `uretprobe/${name}`), OK, name);
+    }
+    const backtrace = (...first: string[]) =>
+      eventually(() => {
+        const args = ['-batch', '-nx', '-p', String(pid), ...first, '-ex', 'bt'];
+        const seen = execFileSync('gdb', args, { stdio: ['ignore', 'pipe', 2], encoding: 'utf8' });
+        return seen.includes('sleeps_long') && !seen.includes('calls_sleeper') ? seen : undefined;
+      });
+    t.match(
+      await backtrace('-ex', `source ${script}`),
+      /sleeps_long.*\n.*<return probe>.*\n.*calls_leaver.*\n.*main/,
+    );
+    t.notMatch(await backtrace(), /sleeps_long.*\n.*calls_leaver/, 'which gdb alone does not');
+    const core = `${lab.scratch}/core`;
+    await backtrace('-ex', `generate-core-file ${core}`);
+    const kept = `${lab.scratch}/gdb.py`;
+    await lab.sh(`cat ${script} > ${kept}`);
+    const { out } = await lab.sh(
+      `gdb -batch -nx -ex 'source ${kept}' -ex bt /proc/${pid}/exe ${core}`,
+    );
+    t.match(out, /<return probe>/, 'in a core file as well');
+    t.ok(await target.advances(), 'it works on');
+    for (const name of ['leaves_for_sleep', 'leaves_by_jump']) {
       t.same(await lab.detach(pid, `uretprobe/${name}`), OK);
     }
     t.notMatch(target.text, /WRONG/);

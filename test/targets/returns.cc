@@ -23,6 +23,11 @@ SHAPE long may_throw(long n) {
 }
 SHAPE long leaves_by_jump(long n) { return may_throw(n + 1); }
 
+SHAPE long leaves_for_sleep(long n) { return sleeps_long(n + 1); }
+SHAPE long calls_leaver(long n, long a, long b, long c, long d, long e, long on_stack) {
+  return leaves_for_sleep(n + a + b + c + d + e) + on_stack;
+}
+
 static void wrong(const char* what) {
   printf("WRONG %s\n", what);
   fflush(stdout);
@@ -33,6 +38,7 @@ int main() {
   for (int round = 1;; ++round) {
     if (calls_sleeper(3) != 8) wrong("calls_sleeper");
     if (leaves_by_jump(1) != 2) wrong("leaves_by_jump");
+    if (calls_leaver(1, 0, 0, 0, 0, 1, 5) != 9) wrong("calls_leaver");
     int caught = 0;
     try {
       leaves_by_jump(2);
