@@ -266,7 +266,6 @@ export interface HookCounters {
   sampledTicks: bigint;
 }
 
-/** Returns that exceptions, forced unwinds and longjmp cut short. */
 /** See struct shadow_stack in native/abi/agent.h. Sizes and offsets in bytes. */
 export interface ShadowPlace {
   /** Address of the word that has the address of the first stack; 0 in it: there is none yet. */
@@ -279,6 +278,7 @@ export interface ShadowPlace {
   hash: bigint;
 }
 
+/** Returns that exceptions, forced unwinds and longjmp cut short. */
 export interface UnwoundReturns {
   total: bigint;
   hooks: { hookId: number; count: bigint }[];

@@ -41,7 +41,7 @@ await t.test('gdb and the unwinder see true callers', async (t) => {
         stdio: ['ignore', 'pipe', 'ignore'],
         encoding: 'utf8',
       });
-      return seen.includes('sleeps_long') ? seen : undefined;
+      return seen.includes('calls_sleeper') ? seen : undefined;
     });
     t.match(stack, /sleeps_long(.|\n)*calls_sleeper(.|\n)*main/, 'as gdb walks the stack');
     t.ok(await target.advances(), 'it works on');
