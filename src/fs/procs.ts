@@ -9,7 +9,7 @@ import { COVERAGE_WAIT_MS, DISASM_MAX_BYTES } from '../config.js';
 import { fail, refusalOf } from '../errors.js';
 import { native } from '../native.js';
 import { readFacts } from '../process/identity.js';
-import { readModules } from '../process/modules.js';
+import { type Module, readModules } from '../process/modules.js';
 import { codeOfRefusal, coverageOf, percentCovered, refusalsByCode } from '../symbols/coverage.js';
 import { escapeSymbol } from '../symbols/name.js';
 import { loadModule, loadModules, resolvePlace } from '../symbols/resolve.js';
@@ -68,9 +68,17 @@ async function coverageLines(pid: Pid): Promise<[string, string][]> {
   );
 }
 
-async function coverageText(pid: Pid, name: string): Promise<string> {
+function moduleNamed(pid: Pid, name: string): Module {
   const module = readModules(pid).find((one) => one.name === name);
-  if (!module) return fail('ENOENT', `${name}: no such module (see modules)`);
+  return module ?? fail('ENOENT', `${name}: no such module (see modules)`);
+}
+
+function lookUpModule(context: Context): void {
+  moduleNamed(pidOf(context), context.params['module'] ?? '');
+}
+
+async function coverageText(pid: Pid, name: string): Promise<string> {
+  const module = moduleNamed(pid, name);
   const found = await coverageOf(pid, module).catch((error: unknown) => {
     throw refusalOf(error, name) ?? error;
   });
@@ -102,8 +110,7 @@ async function modulesText(pid: Pid): Promise<string> {
 }
 
 async function symbolsText(pid: Pid, name: string): Promise<string> {
-  const module = readModules(pid).find((one) => one.name === name);
-  if (!module) return fail('ENOENT', `${name}: no such module (see modules)`);
+  const module = moduleNamed(pid, name);
   const loaded = await loadModule(pid, module);
   if (!loaded) return fail('ENOEXEC', `${name}: its file is not readable as x86-64 ELF`);
   let text = '';
@@ -125,9 +132,19 @@ async function disasmText(pid: Pid, name: string): Promise<string> {
   return head + (await disassemble(bytes, place.functionAddr));
 }
 
-async function gdbText(engine: AttachEngine, pid: Pid): Promise<string> {
-  const entered = engine.process(pid);
-  return gdbScript(pid, entered && (await native.targetShadows(entered.session)));
+function gdbRow(engine: AttachEngine): Row {
+  return {
+    pattern: '/procs/<pid>/gdb.py',
+    kind: 'generated',
+    doc: 'for gdb: source it, and bt sees through replaced return addresses',
+    handlers: {
+      read: async (context) => {
+        const pid = pidOf(context);
+        const entered = engine.process(pid);
+        return gdbScript(pid, entered && (await native.targetShadows(entered.session)));
+      },
+    },
+  };
 }
 
 /** Rows of procs/<pid> that describe a process. */
@@ -165,19 +182,9 @@ export function procsRows(engine: AttachEngine): Row[] {
       kind: 'generated',
       doc: 'functions that take a probe, by form, and each that does not, with a reason code',
       handlers: {
-        lookup: (context) => {
-          const name = context.params['module'] ?? '';
-          if (readModules(pidOf(context)).some((module) => module.name === name)) return;
-          fail('ENOENT', `${name}: no such module (see modules)`);
-        },
+        lookup: lookUpModule,
         read: (context) => coverageText(pidOf(context), context.params['module'] ?? ''),
       },
-    },
-    {
-      pattern: '/procs/<pid>/gdb.py',
-      kind: 'generated',
-      doc: 'for gdb: source it, and bt sees through replaced return addresses',
-      handlers: { read: (context) => gdbText(engine, pidOf(context)) },
     },
     { pattern: '/procs/<pid>/symbols', kind: 'dir', doc: 'functions by module: symbols/<module>' },
     {
@@ -185,14 +192,11 @@ export function procsRows(engine: AttachEngine): Row[] {
       kind: 'generated',
       doc: 'functions of a module in the columns of nm: address, size, type, name',
       handlers: {
-        lookup: (context) => {
-          const name = context.params['module'] ?? '';
-          if (readModules(pidOf(context)).some((module) => module.name === name)) return;
-          fail('ENOENT', `${name}: no such module (see modules)`);
-        },
+        lookup: lookUpModule,
         read: (context) => symbolsText(pidOf(context), context.params['module'] ?? ''),
       },
     },
+    gdbRow(engine),
     { pattern: '/procs/<pid>/disasm', kind: 'dir', doc: 'live code: cat disasm/<function>' },
     {
       pattern: '/procs/<pid>/disasm/<fn>',
