@@ -66,6 +66,7 @@ uint32_t JitX86::compile_alu(uint32_t slot) {
   uint32_t fused = fuse_extension(slot);
   if (fused == 0) fused = fuse_rotate(slot);
   if (fused == 0) fused = fuse_boolean(slot);
+  if (fused == 0) fused = fuse_remainder(slot);
   if (fused == 0) fused = fuse_mov(slot);
   if (fused != 0) return fused;
   const Insn& insn = insn_at(slot);
@@ -97,7 +98,7 @@ uint32_t JitX86::compile_alu(uint32_t slot) {
       compile_swap(insn);
       break;
     default:
-      compile_div(slot);
+      compile_div(insn, slot);
   }
   return 1;
 }
@@ -163,6 +164,43 @@ uint32_t JitX86::fuse_rotate(uint32_t slot) {
     if (dst != src) emit_.mov(dst, src, wide);
     emit_.shift_imm(Shift::kRol, dst, left, wide);
   }
+  return at + 1;
+}
+
+/// A = B; A /= C; A *= C; [D = B;] D -= A, with A dead afterwards: a remainder, as compilers write
+/// it that have none (for C = 0 it is B in both forms). Without the mov, D is B.
+uint32_t JitX86::fuse_remainder(uint32_t slot) {
+  const Insn& mov = insn_at(slot);
+  const Insn* div = follower(slot, 1);
+  const Insn* mul = follower(slot, 2);
+  const Insn* last = follower(slot, 3);
+  if (!is_plain_mov(mov) || div == nullptr || mul == nullptr || last == nullptr) return 0;
+  const bool wide = is_wide(*div);
+  const auto has_shape = [&](const Insn& insn, uint8_t op, uint8_t dst) {
+    return insn.is_alu() && insn.op() == op && insn.dst == dst && is_wide(insn) == wide;
+  };
+  if ((wide && !is_wide(mov)) || mov.dst == mov.src || !has_shape(*div, kDiv, mov.dst) ||
+      !has_shape(*mul, kMul, mov.dst) || mul->src_is_reg() != div->src_is_reg() ||
+      mul->src != div->src || mul->imm != div->imm || div->src == mov.dst) {
+    return 0;
+  }
+  uint32_t at = 3;
+  uint8_t result = mov.src;
+  if (is_plain_mov(*last) && last->src == mov.src && (is_wide(*last) || !wide)) {
+    result = last->dst;
+    last = follower(slot, ++at);
+    if (last == nullptr || result == mov.dst) return 0;
+    if (div->src_is_reg() && result == div->src && result != mov.src) return 0;
+  }
+  if (!has_shape(*last, kSub, result) || !last->src_is_reg() || last->src != mov.dst ||
+      is_live_after(slot + at, mov.dst)) {
+    return 0;
+  }
+  if (result != mov.src) emit_.mov(reg(result), reg(mov.src), wide);
+  Insn mod = *div;
+  mod.opcode = static_cast<uint8_t>((div->opcode & 0x0f) | kMod);
+  mod.dst = result;
+  compile_div(mod, slot + at);
   return at + 1;
 }
 
@@ -345,21 +383,21 @@ void JitX86::compile_swap(const Insn& insn) {
   emit_.movzx(dst, dst, 2);
 }
 
-void JitX86::compile_div(uint32_t slot) {
-  const Insn& insn = insn_at(slot);
+/// A division or remainder, after which the registers are live that are after `slot`.
+void JitX86::compile_div(const Insn& insn, uint32_t slot) {
   if (!insn.src_is_reg()) {
     if (divide_by_constant(insn)) return;
     const auto value = is_wide(insn) ? static_cast<uint64_t>(int64_t{insn.imm})
                                      : uint64_t{static_cast<uint32_t>(insn.imm)};
     emit_.mov_imm(x86::kR11, value);
-    return divide_general(slot, x86::kR11, true);
+    return divide_general(insn, slot, x86::kR11, true);
   }
   Reg divisor = reg(insn.src);
   if (divisor == x86::kRax || divisor == x86::kRdx) {
     emit_.mov(x86::kR11, divisor, true);
     divisor = x86::kR11;
   }
-  divide_general(slot, divisor, false);
+  divide_general(insn, slot, divisor, false);
 }
 
 /// Divisions by a constant that need no division; false if there is no such form.
@@ -406,8 +444,7 @@ bool JitX86::divide_by_constant(const Insn& insn) {
 
 /// div or idiv. `divisor` is neither rax nor rdx. Results for divisors 0 and -1 (which idiv cannot
 /// do for the smallest number) are made in cold code.
-void JitX86::divide_general(uint32_t slot, Reg divisor, bool is_known_nonzero) {
-  const Insn& insn = insn_at(slot);
+void JitX86::divide_general(const Insn& insn, uint32_t slot, Reg divisor, bool is_known_nonzero) {
   const Reg dst = reg(insn.dst);
   const bool wide = is_wide(insn);
   const bool is_mod = insn.op() == kMod;

@@ -94,7 +94,8 @@ uint32_t JitX86::compile_lookup(uint32_t slot, const InlineLookup& lookup) {
     } else {
       emit_.zero(x86::kRax);
     }
-    if (has_check && is_found != jumps_if_null) jump_to(slot + 1, flow_.jump_target(slot + 1));
+    const bool jumps = has_check && is_found != jumps_if_null;
+    if (has_check) jump_to(slot + 1, jumps ? flow_.jump_target(slot + 1) : slot + 2);
     return used;
   }
   const Mem key = lookup.key_off ? Mem{x86::kRbp, *lookup.key_off} : Mem{x86::kRsi, 0};
@@ -104,8 +105,9 @@ uint32_t JitX86::compile_lookup(uint32_t slot, const InlineLookup& lookup) {
   const Label done = emit_.new_label();
   emit_.jcc(x86::kAe, jumps_if_null ? label_of(flow_.jump_target(slot + 1)) : done);
   lookup_value(lookup);
-  if (has_check && !jumps_if_null) jump_to(slot + 1, flow_.jump_target(slot + 1));
+  if (has_check && !jumps_if_null) emit_.jmp(label_of(flow_.jump_target(slot + 1)));
   emit_.bind(done);
+  if (has_check) jump_to(slot + 1, slot + 2);
   return used;
 }
 

@@ -15,6 +15,7 @@ using x86::Mem;
 namespace {
 
 constexpr Label kNoLabel = UINT32_MAX;
+constexpr uint32_t kNoSlot = UINT32_MAX;
 constexpr uint16_t kCalleeSaved = 0x3c0;  // r6-r9
 constexpr uint32_t kRedZoneBytes = 128;   // below rsp, left alone by signals (psABI 3.2.2)
 
@@ -120,22 +121,48 @@ ProgramImage JitX86::run() {
 
 void JitX86::compile_function(const Subprog& subprog) {
   prologue(subprog);
+  const std::vector<Segment> segments = layout(flow_, subprog);
+  for (size_t i = 1; i < segments.size(); ++i) {
+    label_for(segments[i].start);
+    if (segments[i - 1].end < subprog.end) label_for(segments[i - 1].end);
+  }
   zero_extended_ = 0;
-  for (uint32_t i = subprog.start; i < subprog.end;) {
+  uint32_t former = kNoSlot;
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const Segment& segment = segments[i];
+    segment_end_ = segment.end;
+    segment_next_ = i + 1 < segments.size() ? segments[i + 1].start : kNoSlot;
+    // A further turn of a loop is entered from the one before it only, and has no labels.
+    if (segment.start != former && labels_[segment.start] != kNoLabel) {
+      emit_.bind(labels_[segment.start]);
+      zero_extended_ = 0;
+    }
+    former = segment.start;
+    compile_segment(segment);
+  }
+  cold_code();
+}
+
+void JitX86::compile_segment(const Segment& segment) {
+  uint32_t last = kNoSlot;
+  for (uint32_t i = segment.start; i < segment.end;) {
     if (flow_.is_reachable[i] == 0) {
       i = flow_.next(i);
       continue;
     }
-    if (labels_[i] != kNoLabel) {
+    if (i != segment.start && labels_[i] != kNoLabel) {
       emit_.bind(labels_[i]);
       zero_extended_ = 0;
     }
     const uint32_t end = i + compile_insn(i);
     for (; i < end; i = flow_.next(i)) {
       zero_extended_ = zero_extended_after(flow_.insns[i], zero_extended_);
+      last = i;
     }
   }
-  cold_code();
+  const Insn& insn = flow_.insns[last];
+  const bool went_on = insn.is_goto() || insn.is_exit() || insn.is_branch();
+  if (!went_on) jump_to(last, segment.end);
 }
 
 void JitX86::prologue(const Subprog& subprog) {
@@ -194,7 +221,7 @@ void JitX86::epilogue() {
 
 const JitX86::Insn* JitX86::follower(uint32_t slot, uint32_t count) const {
   const uint32_t at = slot + count;
-  if (at >= flow_.insns.size() || flow_.is_target[at] != 0) return nullptr;
+  if (at >= segment_end_ || flow_.is_target[at] != 0) return nullptr;
   if (dead_.is_dropped(at)) return nullptr;
   return &flow_.insns[at];
 }
@@ -238,26 +265,49 @@ uint32_t JitX86::compile_insn(uint32_t slot) {
   return 1;
 }
 
+uint32_t JitX86::written_after(uint32_t slot) const {
+  const uint32_t next = flow_.next(slot);
+  return next == segment_end_ ? segment_next_ : next;
+}
+
+Label JitX86::label_for(uint32_t slot) {
+  if (labels_[slot] == kNoLabel) labels_[slot] = emit_.new_label();
+  return labels_[slot];
+}
+
 void JitX86::jump_to(uint32_t slot, uint32_t target) {
-  if (target != slot + 1) emit_.jmp(labels_[target]);
+  if (target != written_after(slot)) emit_.jmp(labels_[target]);
 }
 
 uint32_t JitX86::compile_branch(uint32_t slot) {
   const uint32_t target = flow_.jump_target(slot);
   if (flow_.decided[slot] != Flow::kOpen) {
-    if (flow_.decided[slot] == Flow::kAlways) jump_to(slot, target);
+    jump_to(slot, flow_.decided[slot] == Flow::kAlways ? target : slot + 1);
     return 1;
   }
-  if (target == slot + 1) return 1;
+  if (target == slot + 1) {
+    jump_to(slot, target);
+    return 1;
+  }
   const Cond cond = compare(flow_.insns[slot]);
   // "if c goto over; goto there; over:" is one jump.
   const Insn* next = follower(slot, 1);
   if (next != nullptr && next->is_goto() && target == slot + 2) {
-    emit_.jcc(x86::negate(cond), labels_[flow_.jump_target(slot + 1)]);
+    branch_to(slot + 1, x86::negate(cond), flow_.jump_target(slot + 1));
     return 2;
   }
-  emit_.jcc(cond, labels_[target]);
+  branch_to(slot, cond, target);
   return 1;
+}
+
+/// Ends the instruction at `slot`: leads to `target` if `cond` holds, else to what follows.
+void JitX86::branch_to(uint32_t slot, Cond cond, uint32_t target) {
+  if (target == written_after(slot)) {
+    emit_.jcc(x86::negate(cond), labels_[slot + 1]);
+    return;
+  }
+  emit_.jcc(cond, labels_[target]);
+  jump_to(slot, slot + 1);
 }
 
 Cond JitX86::compare(const Insn& insn) {

@@ -16,6 +16,7 @@
 #include "emit_x86_64.h"
 #include "facts.h"
 #include "flow.h"
+#include "layout.h"
 #include "lookup_plan.h"
 #include "vm.h"
 
@@ -44,12 +45,17 @@ class JitX86 {
 
   // jit_x86_64.cc: functions, control flow
   void compile_function(const Subprog& subprog);
+  void compile_segment(const Segment& segment);
   void prologue(const Subprog& subprog);
   void epilogue();
   uint32_t compile_insn(uint32_t slot);
   uint32_t compile_branch(uint32_t slot);
   x86::Cond compare(const Insn& insn);
   void jump_to(uint32_t slot, uint32_t target);
+  void branch_to(uint32_t slot, x86::Cond cond, uint32_t target);
+  /// Where control is after the instruction at `slot`, of the text that is written.
+  [[nodiscard]] uint32_t written_after(uint32_t slot) const;
+  x86::Label label_for(uint32_t slot);
   uint32_t compile_lddw(uint32_t slot);
   void cold_code();
   uint32_t got_slot(GotKind kind, uint32_t index, uint64_t offset);
@@ -68,6 +74,7 @@ class JitX86 {
   uint32_t fuse_mov(uint32_t slot);
   uint32_t fuse_address(uint32_t slot, x86::Mem mem, bool wide);
   uint32_t fuse_boolean(uint32_t slot);
+  uint32_t fuse_remainder(uint32_t slot);
   void compile_mov(const Insn& insn);
   void compile_add_sub(const Insn& insn);
   void compile_logic(const Insn& insn);
@@ -75,9 +82,9 @@ class JitX86 {
   void compile_shift(uint32_t slot);
   void shift_by_reg(uint32_t slot, x86::Shift op);
   void compile_swap(const Insn& insn);
-  void compile_div(uint32_t slot);
+  void compile_div(const Insn& insn, uint32_t slot);
   bool divide_by_constant(const Insn& insn);
-  void divide_general(uint32_t slot, Reg divisor, bool is_known_nonzero);
+  void divide_general(const Insn& insn, uint32_t slot, Reg divisor, bool is_known_nonzero);
 
   // jit_mem.cc
   uint32_t compile_load(uint32_t slot);
@@ -111,7 +118,7 @@ class JitX86 {
   LookupPlan lookups_;
   DeadCode dead_;
   x86::Emitter emit_;
-  std::vector<x86::Label> labels_;           // per slot; kNoLabel where nothing jumps to
+  std::vector<x86::Label> labels_;           // per slot; kNoLabel where nothing jumps to yet
   std::vector<x86::Label> function_labels_;  // per subprogram, before its prologue
   std::vector<GotSlot> got_;
   using GotKey = std::tuple<GotKind, uint32_t, uint64_t>;
@@ -125,6 +132,8 @@ class JitX86 {
   bool has_frame_ = false;
   bool has_pad_ = false;  // 8 bytes that keep the stack aligned in a function without frame
   uint32_t frame_bytes_ = 0;
+  uint32_t segment_end_ = 0;    // of the segment being compiled
+  uint32_t segment_next_ = 0;   // start of the one behind it; kNoSlot: none
   uint16_t zero_extended_ = 0;  // BPF registers whose upper half is known to be zero
 };
 

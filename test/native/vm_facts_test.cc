@@ -5,6 +5,7 @@
 
 #include "tap.h"
 #include "vm/asm.h"
+#include "vm/layout.h"
 #include "vm_case.h"
 #include "vm_host.h"
 
@@ -105,6 +106,35 @@ void check_code() {
   code("sum", "r0 = r1\nr0 += r2\nexit", "f30f1efa 488d0437 c3");
 }
 
+/// The segments in which the first function of `text` is written: "START-END ..." by slot.
+void order(const char* name, const char* text, const char* want) {
+  Flow flow;
+  const Verdict verdict = build_flow(assemble(text).slots, {}, &flow);
+  std::string got;
+  if (verdict.ok) {
+    for (const Segment& segment : layout(flow, flow.subprogs[0])) {
+      got += (got.empty() ? "" : " ") + std::to_string(segment.start) + "-" +
+             std::to_string(segment.end);
+    }
+  }
+  if (!tap::ok(got == want, name)) std::printf("# got %s, want %s\n", got.c_str(), want);
+}
+
+void check_layout() {
+  order("without a loop nothing moves", "if r1 == 0 goto a\nr0 = 1\nexit\na: r0 = 2\nexit", "0-5");
+  order("a loop of one short block stands there twice",
+        "r0 = 0\nagain: r0 += 1\nif r0 != 9 goto again\nexit", "0-1 1-3 1-3 3-4");
+  order("a loop with a call does not",
+        "r6 = 9\nagain: call 5\nr6 += -1\nif r6 != 0 goto again\nexit", "0-5");
+  order("a loop that is entered in its middle begins there; what leaves it stands behind it",
+        "r2 = 0\ngoto middle\nagain: r2 += 1\nif r2 == 9 goto out\n"
+        "middle: r3 = *(u8 *)(r1 + 0)\nif r3 == r2 goto on\nr0 = 1\ngoto out\n"
+        "on: if r3 != 0 goto again\nout: exit",
+        "0-2 4-6 8-9 2-4 9-10 6-8");
+  order("a branch over a goto stays with it",
+        "r2 = 9\nagain: r2 += -1\nif r2 == 0 goto over\ngoto again\nover: exit", "0-1 1-4 1-4 4-5");
+}
+
 }  // namespace
 
 int main() {
@@ -112,5 +142,6 @@ int main() {
   check_context();
   check_got();
   check_code();
+  check_layout();
   return tap::done();
 }

@@ -102,6 +102,7 @@ class RandomProgram {
     for (const uint8_t reg : {0, 1, 2, 3, 4, 5, 7, 8}) load_number(static_cast<uint8_t>(reg));
     for (int32_t off = -kStackBytes; off < 0; off += 8) put(0x7a, 10, 0, off, number());
     const bool loops = chance(4);
+    has_counter_ = loops;
     uint32_t loop_start = 0;
     if (loops) {
       put(0xb7, 9, 0, 0, 1 + below(5));
@@ -143,7 +144,9 @@ class RandomProgram {
   }
 
   void step(uint32_t functions) {
-    switch (below(16)) {
+    switch (below(17)) {
+      case 16:
+        return has_counter_ ? remainder() : small_loop();
       case 0:
       case 1:
         return jump();
@@ -196,6 +199,52 @@ class RandomProgram {
     auto imm = static_cast<int32_t>(number());
     if (imm == 0) imm = 10;
     put(static_cast<uint8_t>(op | cls), dst, 0, off, imm);
+  }
+
+  /// A remainder as compilers write it that have none, or nearly.
+  void remainder() {
+    const uint8_t a = any();
+    const uint8_t b = any();
+    const uint8_t c = any();
+    const uint8_t d = chance(3) ? b : any();
+    const auto cls = static_cast<uint8_t>(chance(2) ? 7 : 4);
+    const auto by_reg = static_cast<uint8_t>(chance(2) ? 8 : 0);
+    const int32_t off = chance(3) ? 1 : 0;
+    const uint8_t src = by_reg != 0 ? c : 0;
+    auto imm = by_reg != 0 ? 0 : static_cast<int32_t>(number());
+    if (by_reg == 0 && imm == 0) imm = 10;
+    put(static_cast<uint8_t>(chance(4) ? 0xbf : 0xb8 | cls), a, b, 0, 0);
+    put(static_cast<uint8_t>(0x30 | by_reg | cls), a, src, off, imm);
+    put(static_cast<uint8_t>(0x20 | by_reg | cls), a, src, 0, chance(9) ? imm ^ 1 : imm);
+    if (by_reg != 0) slots_.back() &= 0xffffffff;
+    if (d != b) put(static_cast<uint8_t>(chance(4) ? 0xbf : 0xb8 | cls), d, b, 0, 0);
+    put(static_cast<uint8_t>(0x18 | cls), d, a, 0, 0);
+    if (!chance(4)) load_number(a);
+  }
+
+  /// A loop of one block, or one that is entered in its middle and has an arm that leaves it.
+  void small_loop() {
+    put(0xb7, 9, 0, 0, 1 + below(4));
+    const auto here = [&] { return static_cast<int32_t>(slots_.size()); };
+    if (chance(2)) {
+      const int32_t start = here();
+      for (uint32_t i = below(4); i > 0; --i) random_alu();
+      put(0x07, 9, 0, 0, -1);
+      return put(static_cast<uint8_t>(chance(2) ? 0x55 : 0x56), 9, 0, start - here() - 1, 0);
+    }
+    put(0x05, 0, 0, 3, 0);
+    const int32_t start = here();
+    random_alu();
+    put(0x07, 9, 0, 0, -1);
+    const int32_t leave = here();
+    put(0x15, 9, 0, 0, 0);
+    random_alu();  // where it is entered: a goto over three slots
+    put(static_cast<uint8_t>(chance(2) ? 0x1e : 0x5e), any(), any(), 2, 0);
+    random_alu();
+    put(0x05, 0, 0, chance(2) ? 2 : 1, 0);
+    random_alu();
+    put(0x55, 9, 0, start - here() - 1, 0);
+    slots_[static_cast<size_t>(leave)] |= static_cast<uint64_t>(here() - leave - 1) << 16;
   }
 
   /// Neighbours that the compiler likes to fuse, some of them nearly.
@@ -416,6 +465,7 @@ class RandomProgram {
   std::vector<uint32_t> skip_until_;
   std::vector<Call> calls_;
   std::vector<uint32_t> starts_;
+  bool has_counter_ = false;  // r9 counts the turns of a loop around everything
   uint32_t function_depth_ = 0;
 };
 
