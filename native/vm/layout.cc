@@ -11,6 +11,7 @@ namespace {
 using namespace isa;
 
 constexpr uint32_t kNone = UINT32_MAX;
+constexpr uint32_t kSlotsMax = 1u << 16;  // longer functions keep their order
 constexpr uint32_t kStepsPerBlock = 16;
 constexpr uint32_t kUnrolledSlots = 10;  // of a loop that is written several times
 constexpr uint32_t kTurns = 2;           // how many times
@@ -218,6 +219,7 @@ class Layout {
 }  // namespace
 
 std::vector<Segment> layout(const Flow& flow, const Subprog& subprog) {
+  if (subprog.end - subprog.start > kSlotsMax) return {{subprog.start, subprog.end}};
   return Layout(flow, subprog).run();
 }
 
