@@ -159,6 +159,8 @@ export interface BpfProgInfo {
   type: number;
   insnCount: number;
   jitBytes: number;
+  /** It was loaded to give a function's result in its place. */
+  replaces: boolean;
   /** It calls a helper that reads the process' memory by address. */
   readsMemory: boolean;
 }
@@ -182,6 +184,8 @@ export interface NativeBpf extends NativeVm {
     replaces?: number;
     /** Maps that were made for these very bytes: all that fit are its own. */
     adopts?: number[];
+    /** All its programs are to give a function's result, whatever their sections say. */
+    asReplacement?: boolean;
   }): Promise<BpfObjectInfo>;
   /** Drops the daemon's references; maps and programs live on while a hook uses them. */
   bpfShare(objectId: number): number;

@@ -16,11 +16,13 @@ ABI_ASSERT(sizeof(struct probe_regs) == 168, "struct pt_regs, arch/x86/include/a
 
 struct probe_frame {
   struct probe_regs regs;
-  u64 func_ip; /* bpf_get_func_ip: address of the probed function or instruction */
-  u64 cookie;  /* bpf_get_attach_cookie of the program that is running */
-  u64 hook_id; /* hook of the program that is running */
+  u64 func_ip;     /* bpf_get_func_ip: address of the probed function or instruction */
+  u64 cookie;      /* bpf_get_attach_cookie of the program that is running */
+  u64 hook_id;     /* hook of the program that is running */
+  u64 is_answered; /* bpf_override_return: 1 if the function is not to run; its result is regs.ax */
+  u64 reserved;
 };
-ABI_ASSERT(sizeof(struct probe_frame) == 192, "trampolines address the frame by constants");
+ABI_ASSERT(sizeof(struct probe_frame) == 208, "trampolines address the frame by constants");
 ABI_ASSERT(offsetof(struct probe_frame, func_ip) == 168, "see native/vm/rt/helpers.c");
 
 #endif

@@ -71,6 +71,7 @@ Napi::Object prog_to_js(Napi::Env env, const ProgObject& prog) {
   set_number(info, "type", prog.type);
   set_number(info, "insnCount", static_cast<double>(prog.insns.size()));
   set_number(info, "jitBytes", static_cast<double>(prog.image.text.size()));
+  info.Set("replaces", Napi::Boolean::New(env, prog.role == ProgRole::kReplace));
   info.Set("readsMemory", Napi::Boolean::New(env, reads_memory(prog.image)));
   return info;
 }
@@ -101,17 +102,19 @@ Napi::Value object_to_js(Napi::Env env, LoadedObject loaded) {
 
 class LoadWorker : public Napi::AsyncWorker {
  public:
-  LoadWorker(Napi::Env env, std::string name, std::vector<uint8_t> bytes, FormerMaps former)
+  LoadWorker(Napi::Env env, std::string name, std::vector<uint8_t> bytes, FormerMaps former,
+             bool replaces)
       : Napi::AsyncWorker(env, "bpfLoad"),
         deferred_(Napi::Promise::Deferred::New(env)),
         name_(std::move(name)),
         bytes_(std::move(bytes)),
-        former_(std::move(former)) {}
+        former_(std::move(former)),
+        replaces_(replaces) {}
 
   [[nodiscard]] Napi::Promise promise() const { return deferred_.Promise(); }
 
  protected:
-  void Execute() override { result_ = load_object(name_, bytes_, log_, former_); }
+  void Execute() override { result_ = load_object(name_, bytes_, log_, former_, replaces_); }
   void OnOK() override {
     const Napi::HandleScope scope(Env());
     if (result_) {
@@ -127,6 +130,7 @@ class LoadWorker : public Napi::AsyncWorker {
   std::string name_;
   std::vector<uint8_t> bytes_;
   FormerMaps former_;
+  bool replaces_;
   std::string log_;
   Result<LoadedObject> result_ = fail(EIO, "not loaded yet");
 };
@@ -173,9 +177,11 @@ Napi::Value bpf_load(const Napi::CallbackInfo& info) {
       if (map != nullptr) former.maps.push_back(std::move(map));
     }
   }
-  auto* worker =
-      new LoadWorker(env, name.As<Napi::String>().Utf8Value(),
-                     {buffer.Data(), buffer.Data() + buffer.Length()}, std::move(former));
+  const Napi::Value role = get(request.As<Napi::Object>(), "asReplacement");
+  const bool is_replacement = role.IsBoolean() && role.As<Napi::Boolean>().Value();
+  auto* worker = new LoadWorker(env, name.As<Napi::String>().Utf8Value(),
+                                {buffer.Data(), buffer.Data() + buffer.Length()}, std::move(former),
+                                is_replacement);
   Napi::Promise promise = worker->promise();
   worker->Queue();
   return promise;

@@ -40,6 +40,7 @@ long cmd_prog_load(const BpfCall& call) {
   ProgSpec spec;
   spec.name.assign(attr.prog_name, strnlen(attr.prog_name, sizeof(attr.prog_name)));
   spec.type = attr.prog_type;
+  if (attr.expected_attach_type == kAttachReplace) spec.role = ProgRole::kReplace;
   spec.insns = {reinterpret_cast<const uint64_t*>(attr.insns), attr.insn_cnt};
   if (attr.fd_array != 0) {
     // Its length is not passed; what instructions index is bounded instead.

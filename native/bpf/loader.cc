@@ -12,6 +12,7 @@
 #include <iterator>
 #include <memory>
 #include <mutex>
+#include <string_view>
 
 #include "../vm/rt/map.h"
 #include "elf_check.h"
@@ -44,13 +45,23 @@ int print_to_log(libbpf_print_level level, const char* format, va_list args) {
   return size;
 }
 
+bool is_replace_section(const char* section) {
+  constexpr std::string_view kName = "replace";
+  const std::string_view name(section);
+  return name.starts_with(kName) && (name.size() == kName.size() || name[kName.size()] == '/');
+}
+
 // Sections that libbpf does not know run with registers as context, like uprobes.
-void default_types(bpf_object* object) {
+void default_types(bpf_object* object, bool replaces) {
   bpf_program* program = nullptr;
   bpf_object__for_each_program(program, object) {
     bpf_program__set_autoload(program, true);
     if (bpf_program__type(program) == BPF_PROG_TYPE_UNSPEC) {
       bpf_program__set_type(program, BPF_PROG_TYPE_KPROBE);
+    }
+    const bool is_probe = bpf_program__type(program) == BPF_PROG_TYPE_KPROBE;
+    if (is_probe && (replaces || is_replace_section(bpf_program__section_name(program)))) {
+      bpf_program__set_expected_attach_type(program, static_cast<bpf_attach_type>(kAttachReplace));
     }
   }
 }
@@ -171,7 +182,8 @@ LogCapture::~LogCapture() { log_of_thread = nullptr; }
 
 void CloseObject::operator()(bpf_object* object) const { bpf_object__close(object); }
 
-Result<ObjectPtr> open_object(const std::string& name, std::span<const uint8_t> file) {
+Result<ObjectPtr> open_object(const std::string& name, std::span<const uint8_t> file,
+                              bool replaces) {
   const Result<void> shape = check_bpf_object(file);
   if (!shape) return shape.error();
   if (!libbpf_is_ours()) return fail(EIO, "libbpf is not bound to our bpf(2)");
@@ -180,7 +192,7 @@ Result<ObjectPtr> open_object(const std::string& name, std::span<const uint8_t> 
   options.object_name = name.c_str();
   ObjectPtr object(bpf_object__open_mem(file.data(), file.size(), &options));
   if (object == nullptr) return fail(ENOEXEC, "libbpf cannot read the object");
-  default_types(object.get());
+  default_types(object.get(), replaces);
   return object;
 }
 
@@ -211,10 +223,10 @@ std::string absent_map(const bpf_object* object) {
 void forget_ring_types(bpf_object* object) { take_declarations(object); }
 
 Result<LoadedObject> load_object(const std::string& name, std::span<const uint8_t> file,
-                                 std::string& log, const FormerMaps& former) {
+                                 std::string& log, const FormerMaps& former, bool replaces) {
   const LogCapture capture(log);
   const LoadSession session;
-  Result<ObjectPtr> opened = open_object(name, file);
+  Result<ObjectPtr> opened = open_object(name, file, replaces);
   if (!opened) return opened.error();
   const ObjectPtr& object = *opened;
   if (const std::string absent = absent_map(object.get()); !absent.empty()) {

@@ -41,7 +41,9 @@ using ObjectPtr = std::unique_ptr<bpf_object, CloseObject>;
 
 /// Checks the file's shape and opens it with libbpf: every program is to be loaded, those of
 /// sections that libbpf does not know as probes. Within a LogCapture. ENOEXEC, EFBIG, EIO.
-Result<ObjectPtr> open_object(const std::string& name, std::span<const uint8_t> file);
+/// Programs of SEC("replace/..."), or all if `replaces`, are loaded as kAttachReplace.
+Result<ObjectPtr> open_object(const std::string& name, std::span<const uint8_t> file,
+                              bool replaces = false);
 
 /// A sentence about the first map of a kind that does not exist here; "" if there is none.
 std::string absent_map(const bpf_object* object);
@@ -60,6 +62,7 @@ struct FormerMaps {
 /// Loads every program of the object. Any thread. `log` gets libbpf's warnings and the
 /// verifier's. ENOEXEC (and the reason), EFBIG, ENOMEM, EIO: libbpf is not bound to us.
 Result<LoadedObject> load_object(const std::string& name, std::span<const uint8_t> file,
-                                 std::string& log, const FormerMaps& former = {});
+                                 std::string& log, const FormerMaps& former = {},
+                                 bool replaces = false);
 
 }  // namespace bpftime

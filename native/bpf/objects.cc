@@ -327,6 +327,7 @@ Result<std::shared_ptr<ProgObject>> create_prog(const ProgSpec& spec, std::strin
   auto prog = std::make_shared<ProgObject>();
   prog->name = spec.name;
   prog->type = spec.type;
+  prog->role = spec.role;
   prog->insns.assign(spec.insns.begin(), spec.insns.end());
   const Refusal refusal = translate(*prog, spec.fd_array);
   if (refusal.errnum != 0) {
@@ -336,6 +337,9 @@ Result<std::shared_ptr<ProgObject>> create_prog(const ProgSpec& spec, std::strin
   add_inner_maps(prog.get());
   const Result<void> verified = verify_prog(prog.get(), spec, log);
   if (!verified) return verified.error();
+  // As it was written: where constants make it unreachable it still says what is meant.
+  prog->overrides =
+      std::find(spec.insns.begin(), spec.insns.end(), kCallOverrideReturn) != spec.insns.end();
   CompileOptions compile_options;
   compile_options.helpers = &known_helpers();
   compile_options.geometry = geometry_of;

@@ -33,6 +33,7 @@ void keep_for_descriptors(std::shared_ptr<void> object);
 struct ProgSpec {
   std::string name;
   uint32_t type = 0;
+  ProgRole role = ProgRole::kProbe;
   std::span<const uint64_t> insns;  // as bpf(2) gets them: map descriptors in lddw
   std::span<const int32_t> fd_array;
   std::shared_ptr<BtfObject> btf;

@@ -48,6 +48,12 @@ struct BtfObject {
   ~BtfObject();
 };
 
+/// What a program is attached as. Of kReplace the result is the function's, or, if it calls
+/// bpf_override_return anywhere, the one given there, and the function runs where it gives none.
+enum class ProgRole : uint8_t { kProbe, kReplace };
+/// As bpf(2) has it: an expected_attach_type of ours (the kernel's are small numbers).
+constexpr uint32_t kAttachReplace = 0x42465201;
+
 /// One loaded program: verified, compiled, immutable.
 struct ProgObject {
   uint32_t id = 0;
@@ -60,7 +66,9 @@ struct ProgObject {
   std::vector<std::shared_ptr<MapObject>> maps;
   // What was in each map of maps, by its id, when the program was loaded: what it can reach.
   std::map<uint32_t, std::vector<std::shared_ptr<MapObject>>> inner;
-  std::string section;                        // SEC(), when libbpf loaded it for us
+  std::string section;  // SEC(), when libbpf loaded it for us
+  ProgRole role = ProgRole::kProbe;
+  bool overrides = false;                     // calls bpf_override_return somewhere
   std::shared_ptr<BtfObject> btf;             // what the two below refer to; may be null
   std::vector<uint8_t> func_info, line_info;  // struct bpf_func_info[], struct bpf_line_info[]
   ~ProgObject();

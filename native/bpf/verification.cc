@@ -20,6 +20,7 @@ constexpr uint64_t kExit = BPF_JMP | BPF_EXIT;
 /// The last program of a thread that was refused. Map ids in its bytecode are never used twice.
 struct Refused {
   uint32_t type = 0;
+  ProgRole role = ProgRole::kProbe;
   std::vector<uint64_t> insns;
   verify::Outcome outcome;
 };
@@ -86,13 +87,20 @@ const HelperSet& known_helpers() {
   return set;
 }
 
+// A probe does not change what a function returns.
+static const HelperSet& helpers_of_probes() {
+  static const HelperSet set = HelperSet(known_helpers()).reset(BPF_FUNC_override_return);
+  return set;
+}
+
 void add_log_line(std::string& log, size_t insn, const std::string& reason) {
   log += "insn " + std::to_string(insn) + ": " + reason + '\n';
 }
 
 Result<void> verify_prog(ProgObject* prog, const ProgSpec& spec, std::string& log) {
   verify::Options options;
-  options.helpers = &known_helpers();
+  options.helpers = spec.role == ProgRole::kReplace ? &known_helpers() : &helpers_of_probes();
+  if (spec.role == ProgRole::kReplace) options.context = &verify::replace_context();
   options.prog_type = spec.type;
   options.maps = {shape_of, constant_of, prog};
   if (spec.btf != nullptr) options.debug.btf = spec.btf->data;
@@ -100,7 +108,7 @@ Result<void> verify_prog(ProgObject* prog, const ProgSpec& spec, std::string& lo
   options.debug.line_info = spec.line_info;
   // libbpf loads what was refused once more, to get the log.
   thread_local Refused last;
-  if (last.type != spec.type || last.insns != prog->insns) {
+  if (last.type != spec.type || last.role != spec.role || last.insns != prog->insns) {
     const uint64_t begin_us = cpu_us();
     last.outcome = verify::verify(prog->insns, options);
     if (current_record != nullptr && current_record->name == spec.name) {
@@ -108,6 +116,7 @@ Result<void> verify_prog(ProgObject* prog, const ProgSpec& spec, std::string& lo
       current_record->outcome = std::make_unique<verify::Outcome>(last.outcome);
     }
     last.type = spec.type;
+    last.role = spec.role;
     last.insns = prog->insns;
   }
   const verify::Outcome& outcome = last.outcome;

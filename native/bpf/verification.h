@@ -12,6 +12,8 @@ namespace bpftime {
 
 /// Helpers that the runtime has.
 const HelperSet& known_helpers();
+/// bpf_override_return, as an instruction.
+constexpr uint64_t kCallOverrideReturn = uint64_t{58} << 32 | 0x85;
 
 /// Verifies a program whose map references were translated; instructions that no path leads to
 /// become `exit`. A refusal fails with the verifier's errno and appends to `log`: the path that led

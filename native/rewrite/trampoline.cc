@@ -5,16 +5,12 @@
 #include <cstddef>
 
 #include "../abi/agent.h"
-#include "frame_code.h"
+#include "program_calls.h"
 
 namespace bpftime::rewrite {
 
 namespace {
 
-constexpr uint32_t kFrame = sizeof(probe_frame);
-// Where the return address is put back, in front of it the flags.
-constexpr uint32_t kReturnSlot = kFrame + 8;
-constexpr uint32_t kAllWords = (1u << 21) - 1;
 static_assert(offsetof(shadow_stack, depth) == 8 && offsetof(shadow_stack, sweep_at) == 16 &&
                   offsetof(shadow_stack, entries) == 64 && sizeof(shadow_entry) == 32 &&
                   offsetof(shadow_entry, return_addr) == 8 &&
@@ -22,22 +18,9 @@ static_assert(offsetof(shadow_stack, depth) == 8 && offsetof(shadow_stack, sweep
                   offsetof(shadow_entry, return_point) == 24 && SHADOW_THREADS == 1u << 12,
               "push_return and pop_return have these in their instructions");
 
-// Hardware register numbers in the order of struct pt_regs' first fifteen words.
-constexpr uint8_t kWordReg[15] = {15, 14, 13, 12, 5, 3, 11, 10, 9, 8, 0, 1, 2, 6, 7};
-constexpr uint32_t kAboveReturn = kFrame + 16;  // a frame below saved flags and a return address
-constexpr uint32_t kWordAx = 10, kWordCx = 11, kWordDx = 12, kWordDi = 14;
-// What push_return() and pop_return() change: ax cx dx si di, and r8.
-constexpr uint32_t kPopClobbers = 0x7c00, kPushClobbers = kPopClobbers | 1u << 9;
-constexpr uint32_t kWordOrigAx = 15, kWordIp = 16, kWordCs = 17, kWordFlags = 18, kWordSp = 19,
-                   kWordSs = 20;
-
-constexpr uint32_t kFlatFlags = kWordOrigAx * 8;  // in a flat frame, instead of behind it
-
-constexpr uint32_t kGoStored = 1u << kWordAx | 1u << kWordCx;  // put_go_enter stores them
-
-class Builder : FrameCode {
+class Builder : ProgramCalls {
  public:
-  explicit Builder(const TrampolineSpec& spec) : FrameCode(spec.body), spec_(spec) {}
+  explicit Builder(const TrampolineSpec& spec) : ProgramCalls(spec) {}
 
   Result<Trampoline> build_filter(const FilterSpec& filter) {
     enter_inside();
@@ -76,7 +59,8 @@ class Builder : FrameCode {
 
  private:
   Result<Trampoline> finish() {
-    for (const Sample& sample : samples_) emit_sample(sample);
+    if (answered_at_ != 0) emit_answer();
+    emit_samples();
     if (fail_ != nullptr) return fail(EOPNOTSUPP, fail_);
     if (!code_.ok()) return fail(EOPNOTSUPP, "the trampoline is out of reach of its parts");
     Trampoline out;
@@ -85,175 +69,25 @@ class Builder : FrameCode {
     return out;
   }
 
-  // An out-of-line timed call of one program.
-  struct Sample {
-    uint32_t jump_at;  // rel32 to bind
-    uint64_t untimed;  // where the counter is counted up
-    uint64_t back;     // behind the program
-    uint64_t slot;
-    bool wants_ctx;
-    bool is_flat;
-  };
-
-  static uint32_t words_read(const std::vector<HookCall>& hooks) {
-    uint32_t words = 0;
-    for (const HookCall& hook : hooks) {
-      words |= hook.escapes_ctx ? kAllWords : hook.ctx_read_mask;
-    }
-    return words & kAllWords;
-  }
-  static bool wants_ctx(const HookCall& hook) {
-    return !hook.code || hook.escapes_ctx || hook.ctx_read_mask != 0;
-  }
-  // Registers that change while these programs run, with what the code around them uses.
-  static uint32_t clobbered_by(const std::vector<HookCall>& hooks) {
-    uint32_t words = 1u << kWordAx;
-    for (const HookCall& hook : hooks) {
-      words |= hook.clobbers & kCallClobbers;
-      if (hook.counted) words |= 1u << kWordDx;
-      if (wants_ctx(hook)) words |= 1u << kWordDi;
-    }
-    return words;
-  }
-  // Programs that need no stack and no context leave the stack pointer where it is.
-  [[nodiscard]] bool can_be_flat(const std::vector<HookCall>& hooks) const {
-    if (spec_.go) return false;
-    return std::none_of(hooks.begin(), hooks.end(), [](const HookCall& hook) {
-      return wants_ctx(hook) || hook.code->uses_stack;
-    });
-  }
-  static bool any_escapes(const std::vector<HookCall>& hooks) {
-    for (const HookCall& hook : hooks) {
-      if (hook.escapes_ctx) return true;
-    }
-    return false;
+  // Behind the programs on entry: is there still a call to be made?
+  void leave_if_answered() {
+    if (!may_answer()) return;
+    code_.put({0x83, 0xbc, 0x24});  // cmp dword [rsp + is_answered], 0
+    code_.put_u32(offsetof(probe_frame, is_answered));
+    code_.put({0x00, 0x0f, 0x85});
+    answered_at_ = code_.put_rel32_later();
+    answered_saved_ = saved_;
   }
 
-  // Registers into the frame at [rsp]. `sp_delta`: distance from rsp to the sp that programs see.
-  void save_regs(uint32_t words, uint32_t sp_delta) {
-    const uint32_t stored = spec_.go ? kGoStored : 0;
-    for (uint32_t word = 0; word < 15; ++word) {
-      if (((words | saved_) & ~stored) >> word & 1) store(kWordReg[word], word * 8);
-    }
-    if ((words >> kWordSp & 1) != 0) {
-      if (spec_.go) {
-        load(0, kGoSp);
-        if (sp_delta == kAboveReturn) code_.put({0x48, 0x83, 0xc0, 0x08});  // add rax, 8
-      } else {
-        code_.put({0x48, 0x8d, 0x84, 0x24});  // lea rax, [rsp + sp_delta]
-        code_.put_u32(sp_delta);
-      }
-      store(0, kWordSp * 8);
-    }
-    if ((words >> kWordOrigAx & 1) != 0) {
-      store_imm32(kWordOrigAx * 8, -1);
-    }
-    if ((words >> kWordCs & 1) != 0) store_imm32(kWordCs * 8, 0x33);
-    if ((words >> kWordSs & 1) != 0) store_imm32(kWordSs * 8, 0x2b);
-  }
-  void restore_regs() {
-    const uint32_t last = spec_.go ? kGoStored : 0;  // put_go_leave's part
-    for (uint32_t word = 0; word < 15; ++word) {
-      if ((saved_ & ~last) >> word & 1) load(kWordReg[word], word * 8);
-    }
-  }
-  void leave_go(bool keeps_flags) {
+  // The way back to the caller, past the function and through the programs of its return.
+  void emit_answer() {
+    code_.bind(answered_at_, code_.here());
+    saved_ = answered_saved_;
     restore_regs();
-    spec_.go->is_flags_live = keeps_flags;
-    put_go_leave(&code_, *spec_.go);
-  }
-  void enter_go(bool keeps_flags) {
-    spec_.go->is_flags_live = keeps_flags;
-    put_go_enter(&code_, *spec_.go);
-  }
-  void save_ip_and_func(uint32_t words, bool escapes) {
-    if ((words >> kWordIp & 1) != 0 || escapes) {
-      mov_rax_imm(spec_.func_ip);
-      store(0, kWordIp * 8);
-      store(0, offsetof(probe_frame, func_ip));
-    }
-  }
-
-  void save_func(bool escapes) {
-    if (!escapes) return;
-    mov_rax_imm(spec_.func_ip);
-    store(0, offsetof(probe_frame, func_ip));
-  }
-
-  // The hook_stats of this CPU are at [rdx + rax].
-  void find_stats(const HookCall& hook) {
-    if (spec_.has_rdpid) {
-      code_.put({0xf3, 0x0f, 0xc7, 0xf8});  // rdpid rax: node << 12 | cpu
-    } else {
-      code_.put({0xb8, 0x7b, 0, 0, 0, 0x0f, 0x03, 0xc0});  // mov eax, 0x7b; lsl eax, eax
-    }
-    code_.put({0x25, 0xff, 0x0f, 0x00, 0x00});                         // and eax, 0xfff
-    code_.put({0xc1, 0xe0, static_cast<int>(spec_.stats_cpu_shift)});  // shl eax, n
-    code_.put({0x48, 0x8d, 0x15});                                     // lea rdx, [rip + stats]
-    code_.put_rel32(hook.stats);
-  }
-
-  void call_program(const HookCall& hook) {
-    if (hook.escapes_ctx) {
-      mov_rax_imm(hook.cookie);
-      store(0, offsetof(probe_frame, cookie));
-      mov_rax_imm(hook.hook_id);
-      store(0, offsetof(probe_frame, hook_id));
-    }
-    Sample sample{0, 0, 0, hook.entry_slot, wants_ctx(hook), is_flat_};
-    if (hook.counted) {
-      // True for two counts in a row: the first of all is no sample, as it runs cold, and the
-      // last bit tells the others apart in emit_sample().
-      find_stats(hook);
-      code_.put({0xf7, 0x04, 0x02});  // test dword [rdx + rax], every - 2
-      code_.put_u32(HOOK_SAMPLE_EVERY - 2);
-      code_.put({0x0f, 0x84});
-      sample.jump_at = code_.put_rel32_later();
-      sample.untimed = code_.here();
-      code_.put({0x48, 0xff, 0x04, 0x02});  // inc qword [rdx + rax]
-    }
-    if (sample.wants_ctx) code_.put({0x48, 0x89, 0xe7});  // mov rdi, rsp
-    if (hook.code) {
-      put_inline(hook);
-    } else {
-      call_slot(hook.entry_slot);
-    }
-    sample.back = code_.here();
-    if (hook.counted) samples_.push_back(sample);
-  }
-
-  // The program itself, unless its slot leads elsewhere by now: it may not run once more then.
-  void put_inline(const HookCall& hook) {
-    code_.put({0x81, 0x3d});  // cmp dword [rip + slot], entry
-    code_.put_rel32(hook.entry_slot, 4);
-    code_.put_u32(static_cast<uint32_t>(hook.entry));
-    code_.put({0x0f, 0x85});
-    const uint32_t skip = code_.put_rel32_later();
-    code_.put_bytes(hook.code->bytes.data(), hook.code->bytes.size());
-    code_.bind(skip, code_.here());
-  }
-
-  // Always a call: what is measured is the program, and the call is little beside reading the
-  // clock.
-  void emit_sample(const Sample& sample) {
-    code_.bind(sample.jump_at, code_.here());
-    code_.put({0xf7, 0x04, 0x02, 0x01, 0, 0, 0, 0x0f, 0x84});  // test dword [rdx + rax], 1; jz
-    code_.put_rel32(sample.untimed);
-    code_.put({0x48, 0xff, 0x04, 0x02});  // inc qword [rdx + rax]
-    if (sample.is_flat) move_rsp(kFlatBase);
-    code_.put({0x51, 0x48, 0x01, 0xd0, 0x50});  // push rcx; rax += rdx; push
-    code_.put({0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0});  // rdtsc; rax |= rdx<<32
-    code_.put({0x50});                                                  // push rax
-    if (sample.wants_ctx) code_.put({0x48, 0x8d, 0x7c, 0x24, 0x18});    // lea rdi, [rsp+24]
-    call_slot(sample.slot);
-    code_.put({0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0});
-    code_.put({0x5a, 0x48, 0x29, 0xd0});  // pop rdx; sub rax, rdx
-    code_.put({0x5a});                    // pop rdx
-    code_.put({0x48, 0x01, 0x42, 0x08});  // add [rdx+8], rax
-    code_.put({0x48, 0xff, 0x42, 0x10});  // inc qword [rdx+16]
-    code_.put({0x59});                    // pop rcx
-    if (sample.is_flat) move_rsp(-kFlatBase);
-    code_.jmp(sample.back);
+    move_rsp(static_cast<int32_t>(kFrame));
+    spec_.on_return = spec_.on_answer;
+    call_on_exit();
+    code_.put({0xc3});
   }
 
   // Inside a function the red zone and the flags are live.
@@ -304,7 +138,10 @@ class Builder : FrameCode {
       store(0, kWordFlags * 8);
     }
     save_ip_and_func(words, any_escapes(spec_.on_entry));
+    if (may_answer() && (mid || spec_.go)) fail_ = "only a whole function of C's can be replaced";
+    if (may_answer()) store_imm32(offsetof(probe_frame, is_answered), 0);
     for (const HookCall& hook : spec_.on_entry) call_program(hook);
+    leave_if_answered();
   }
 
   void call_on_entry() {
@@ -537,11 +374,10 @@ class Builder : FrameCode {
     code_.jmp(popped);
   }
 
-  TrampolineSpec spec_;
-  std::vector<Sample> samples_;
-  uint32_t saved_ = kCallClobbers;  // words of the registers that are put back afterwards
   uint32_t saved_on_entry_ = 0;
   const char* fail_ = nullptr;
+  uint32_t answered_at_ = 0;  // rel32 of the jump that is taken when a program answered; 0: none
+  uint32_t answered_saved_ = 0;
   uint32_t return_point_ = 0;
   std::vector<uint32_t> points_;  // rel32 fields that lead to the return point
 };

@@ -8,9 +8,10 @@
 // The body saves what its programs change and of struct pt_regs only the words that some program
 // reads; vector and x87 state is never touched because nothing that runs there uses it (but see
 // go_stack.h). A program is called, or its code stands in the body (inline_code.h,
-// docs/adr/0018). At a function's entry flags are dead; elsewhere the red zone is stepped over and
-// flags are kept. Returns are caught where the function's `ret`s stand (exit_plan.h), else by the
-// balanced hijack; see docs/adr/0003-return-probe.md.
+// docs/adr/0018). It may give the function's result in its place. At a function's entry flags are
+// dead; elsewhere the red zone is stepped over and flags are kept. Returns are caught where the
+// function's `ret`s stand (exit_plan.h), else by the balanced hijack; see
+// docs/adr/0003-return-probe.md.
 #pragma once
 
 #include <cstdint>
@@ -38,6 +39,10 @@ static_assert(kBeforeHead % kBlockAlign == 0);
 /// Words of struct pt_regs (bit i: word i) that hold the nine registers a call may clobber.
 constexpr uint32_t kCallClobbers = 0x7fc0;
 
+/// Whether a program at a function's entry gives the result in the function's place: by what it
+/// returns, or if it says so in the frame (is_answered).
+enum class Answers : uint8_t { kNever, kIfItSays, kAlways };
+
 /// One program at one site. Addresses are the target's.
 struct HookCall {
   uint64_t entry_slot = 0;  // 8 bytes holding the program's address (or the agent's return stub)
@@ -48,6 +53,7 @@ struct HookCall {
   bool escapes_ctx = true;            // reads more than the mask says: fill everything
   uint32_t clobbers = kCallClobbers;  // words of the registers that the program changes
   bool counted = true;                // false for the agent's own hooks
+  Answers answers = Answers::kNever;
   // Stands in the body instead of a call while `entry_slot` holds `entry`, and not once more when
   // it holds something else (whose lower half differs).
   std::optional<InlineCode> code;
@@ -66,6 +72,7 @@ struct TrampolineSpec {
   uint32_t stats_cpu_shift = 0;  // log2 of the bytes between two CPUs' hook_stats
   std::vector<HookCall> on_entry;
   std::vector<HookCall> on_return;   // only when at_entry, or at an exit
+  std::vector<HookCall> on_answer;   // as on_return, for calls that a program of on_entry answered
   bool fs_points_at_itself = false;  // the word at fs:0 is fs base: the TLS ABI of a known libc
   uint64_t shadows = 0;              // the process' table of struct shadow_stack
   uint64_t push_return_slot = 0;     // agent_push_return

@@ -248,6 +248,7 @@ void Session::learn_code(Image* image) const {
   const uint64_t entry = image->base + program.entry_off;
   const uint64_t stub = agent_fn(header_.ret_stub);
   image->code.reset();
+  if (image->program->role == ProgRole::kReplace) return;
   // Bodies compare the lower half of what the slot holds.
   if (program.entry_off != 0 || static_cast<uint32_t>(entry) == static_cast<uint32_t>(stub)) return;
   Result<std::vector<uint8_t>> got = make_got(*image);
@@ -392,6 +393,11 @@ Result<rewrite::HookCall> Session::hook_call(Hook* hook, Change* change) {
     call.clobbers = image.clobbers;
     call.code = image.code;
     call.entry = hook->entry;
+    if (image.program->role == ProgRole::kReplace) {
+      call.clobbers = rewrite::kCallClobbers;  // it may write any register's word
+      call.answers =
+          image.program->overrides ? rewrite::Answers::kIfItSays : rewrite::Answers::kAlways;
+    }
   } else {
     call.ctx_read_mask = hook->request.kind == HookKind::kMaskSite ? kRaxWord : 0;
     call.escapes_ctx = false;
@@ -455,6 +461,7 @@ Result<void> Session::build_bodies(Change* change) {
       spec.prefix = nullptr;
     }
     spec.on_entry = patch->is_entry ? on_entry : std::vector<rewrite::HookCall>();
+    spec.on_answer = on_return;
     spec.on_return = patch->is_exit == by_ret ? on_return : std::vector<rewrite::HookCall>();
     if (!by_ret && !spec.on_return.empty() && !spec.at_entry) {
       return fail(EINVAL, "a return probe needs the start of a function");
@@ -473,6 +480,12 @@ Result<void> Session::put_body(Site* site, Patch* patch, rewrite::TrampolineSpec
   if (spec.on_entry.empty() && spec.on_return.empty()) return {};
   for (const auto* calls : {&spec.on_entry, &spec.on_return}) {
     for (const rewrite::HookCall& call : *calls) step.calls.push_back(call.entry_slot);
+  }
+  const bool answers = std::any_of(
+      spec.on_entry.begin(), spec.on_entry.end(),
+      [](const rewrite::HookCall& call) { return call.answers != rewrite::Answers::kNever; });
+  for (const rewrite::HookCall& call : spec.on_answer) {
+    if (answers) step.calls.push_back(call.entry_slot);
   }
   step.calls.insert(step.calls.end(), {by_exit, spec.at_entry, spec.on_entry.size()});
   for (const Lane& lane : patch->lanes) {

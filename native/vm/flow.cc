@@ -274,7 +274,8 @@ constexpr AbsentHelper kAbsentHelpers[] = {
      "bpf_current_task_under_cgroup is not offered: a process cannot ask the kernel for it (copy "
      "the object into the processes that are meant)"},
     {58, 58,
-     "bpf_override_return is not offered: a probe here does not change what a function returns"},
+     "bpf_override_return is not offered to probes: they do not change what a function returns "
+     "(copy the object to replace/FUNCTION, or write SEC(\"replace/FUNCTION\"))"},
     {80, 80, "bpf_get_current_cgroup_id is not offered: a process cannot ask the kernel for it"},
     {93, 94,
      "spin locks are not offered here (use atomic operations: __sync_fetch_and_add and its like)"},

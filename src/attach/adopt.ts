@@ -119,7 +119,7 @@ interface Loaded {
 async function loadNoted(session: AdoptedSession, note: ObjectNote): Promise<Loaded> {
   const bytes = await native.targetKeptBytes(session.session, note.kept);
   const adopts = session.maps.filter((map) => note.maps.includes(map.former)).map((map) => map.id);
-  const info = await reloadObject(note.name, bytes, adopts);
+  const info = await reloadObject(note.name, bytes, note.dir, adopts);
   const { path, dir, name, kept } = note;
   return { note, bytes, object: { path, dir, name, kept, info, hooks: [], pending: [] } };
 }

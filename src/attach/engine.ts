@@ -24,7 +24,7 @@ import { saveNotes } from './notes.js';
 import type { AttachObserver, AttachRequest } from './observer.js';
 import { catchUp, type Follower, followLoads, settleModules } from './pending.js';
 import { type HookPlan, planObject } from './plan.js';
-import { isGone, refuseProcess } from './refuse.js';
+import { isGone, refusePart, refuseProcess } from './refuse.js';
 import { draftSites, dropUnwinderGuards, guardUnwinders, settleSites } from './sites.js';
 import {
   type AttachedObject,
@@ -105,7 +105,7 @@ export class AttachEngine {
       refuseProcess(request.pid, request.caller);
       const known = await this.#known(request.pid);
       const former = known?.objects.get(request.path);
-      const info = await loadObject(request.name, request.bytes, former);
+      const info = await loadObject(request.name, request.bytes, request.dir, former);
       try {
         return await this.#attachLoaded(request, info);
       } catch (error) {
@@ -194,13 +194,7 @@ export class AttachEngine {
     if (place === undefined) return undefined;
     const refusal = place.go && goRefusal(place.names);
     if (refusal) fail('EOPNOTSUPP', `${plan.place}: it takes no probe: ${refusal}`);
-    if (!plan.onReturn) return place;
-    if (place.addr !== place.functionAddr) {
-      fail(
-        'EINVAL',
-        `${plan.place}: a return probe belongs to a whole function (leave the offset out)`,
-      );
-    }
+    refusePart(plan, place);
     return place;
   }
 

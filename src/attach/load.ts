@@ -2,21 +2,28 @@
 // sentence that a person can use.
 import { FsError, refusalOf } from '../errors.js';
 import { type BpfObjectInfo, type NativeError, native } from '../native.js';
+import type { AttachDir } from './plan.js';
 import type { AttachedObject } from './state.js';
 
 /**
- * Loads the object of a file called `file`. Maps of `former`, the object that it replaces, that are
- * of one make with its own become its own.
+ * Loads the object of a file called `file` in `dir`. Maps of `former`, the object that it
+ * replaces, that are of one make with its own become its own.
  * @throws {FsError} ENOEXEC it is none, or was refused; EFBIG, ENOSPC
  */
 export async function loadObject(
   file: string,
   bytes: Buffer,
+  dir: AttachDir,
   former: AttachedObject | undefined,
 ): Promise<BpfObjectInfo> {
   const name = objectName(file);
   try {
-    return await native.bpfLoad({ name, bytes, ...(former && { replaces: former.info.id }) });
+    return await native.bpfLoad({
+      name,
+      bytes,
+      asReplacement: dir === 'replace',
+      ...(former && { replaces: former.info.id }),
+    });
   } catch (error) {
     const { log } = error as NativeError;
     const refusal = refusalOf(error, file);
@@ -31,9 +38,11 @@ export async function loadObject(
 export async function reloadObject(
   file: string,
   bytes: Buffer,
+  dir: AttachDir,
   adopts: number[],
 ): Promise<BpfObjectInfo> {
-  return await native.bpfLoad({ name: objectName(file), bytes, adopts });
+  const asReplacement = dir === 'replace';
+  return await native.bpfLoad({ name: objectName(file), bytes, adopts, asReplacement });
 }
 
 /** What to do about bytes that are no object of ours, where the sentence does not say it. */

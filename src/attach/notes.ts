@@ -57,7 +57,7 @@ const VERSION = 3;
 /** Of the note on the process; an object's is the place of its file's bytes. */
 const PROCESS_KEY = 0;
 const NOTHING = Buffer.alloc(0);
-const DIRS: readonly string[] = ['uprobe', 'uretprobe', 'hooks'];
+const DIRS: readonly string[] = ['uprobe', 'uretprobe', 'replace', 'hooks'];
 
 /** JSON knows no bigint: `{"$n":"123"}` stands for one. */
 const replacer = (_key: string, value: unknown) =>

@@ -4,7 +4,7 @@ import { fail } from '../errors.js';
 import type { BpfProgInfo } from '../native.js';
 
 /** The directories that take objects. */
-export type AttachDir = 'uprobe' | 'uretprobe' | 'hooks';
+export type AttachDir = 'uprobe' | 'uretprobe' | 'replace' | 'hooks';
 
 /** One hook that is wanted: which program, where, at entry or return. */
 export interface HookPlan {
@@ -15,20 +15,26 @@ export interface HookPlan {
 }
 
 interface Section {
-  kind: 'entry' | 'return' | 'other';
+  kind: 'entry' | 'return' | 'replace' | 'other';
   /** Path of the binary in `uprobe//path:sym`; undefined when the section names none. */
   binary: string | undefined;
   /** `sym+off` part. */
   where: string | undefined;
 }
 
-const PROBE = /^(uprobe|kprobe|uretprobe|kretprobe)(?:\.s|\.multi|\.session)?(?:\/(.*))?$/;
+const PROBE = /^(uprobe|kprobe|uretprobe|kretprobe|replace)(?:\.s|\.multi|\.session)?(?:\/(.*))?$/;
+
+const KINDS: Record<string, Section['kind']> = {
+  uretprobe: 'return',
+  kretprobe: 'return',
+  replace: 'replace',
+};
 
 /** Reads a SEC() string of libbpf's conventions. */
 export function parseSection(section: string): Section {
   const match = PROBE.exec(section);
   if (!match) return { kind: 'other', binary: undefined, where: undefined };
-  const kind = match[1]!.includes('ret') ? 'return' : 'entry';
+  const kind = KINDS[match[1]!] ?? 'entry';
   const rest = match[2];
   if (rest === undefined || rest === '') return { kind, binary: undefined, where: undefined };
   const colon = rest.lastIndexOf(':');
@@ -50,10 +56,38 @@ function placeOfSection(program: BpfProgInfo, section: Section): string {
   return `${isLibrary ? binary : binary}:${where}`;
 }
 
+/** What a program in replace/ does not need to say, and what it must not say. */
+function planForReplacement(programs: BpfProgInfo[], place: string): HookPlan[] {
+  if (programs.length > 1) {
+    fail('ENOEXEC', `${place}: the object has ${programs.length} programs, a function one result`);
+  }
+  return programs.map((program) => {
+    if (parseSection(program.section).kind === 'return') {
+      fail(
+        'ENOEXEC',
+        `${program.name}: section "${program.section}" is a return probe (want SEC("replace") here)`,
+      );
+    }
+    if (!program.replaces) {
+      fail(
+        'ENOEXEC',
+        `${program.name}: a program of section "${program.section}" has no registers`,
+      );
+    }
+    return { program, place, onReturn: false };
+  });
+}
+
 function planForPlace(programs: BpfProgInfo[], dir: 'uprobe' | 'uretprobe', place: string) {
   const plans: HookPlan[] = [];
   for (const program of programs) {
     const { kind } = parseSection(program.section);
+    if (kind === 'replace') {
+      fail(
+        'ENOEXEC',
+        `${program.name}: section "${program.section}" gives a function's result (copy the object to replace/${place})`,
+      );
+    }
     if (kind === 'other') {
       fail(
         'ENOEXEC',
@@ -74,13 +108,14 @@ function planForPlace(programs: BpfProgInfo[], dir: 'uprobe' | 'uretprobe', plac
  */
 export function planObject(programs: BpfProgInfo[], dir: AttachDir, place: string): HookPlan[] {
   if (programs.length === 0) fail('ENOEXEC', `${place}: the object has no program`);
+  if (dir === 'replace') return planForReplacement(programs, place);
   if (dir !== 'hooks') return planForPlace(programs, dir, place);
   return programs.map((program) => {
     const section = parseSection(program.section);
     if (section.kind === 'other') {
       fail(
         'EOPNOTSUPP',
-        `${program.name}: section "${program.section}" cannot be attached by us (want uprobe//path:function or uretprobe//path:function)`,
+        `${program.name}: section "${program.section}" cannot be attached by us (want uprobe//path:function, uretprobe//path:function or replace//path:function)`,
       );
     }
     return {

@@ -3,7 +3,9 @@ import { readFileSync } from 'node:fs';
 import { fail } from '../errors.js';
 import type { NativeError } from '../native.js';
 import { readFacts } from '../process/identity.js';
+import type { Place } from '../symbols/resolve.js';
 import type { Caller, Pid } from '../types.js';
+import type { HookPlan } from './plan.js';
 
 /** Our own tracer, a child of ours, holds the process: it is the caller. */
 function isOurs(tracer: number): boolean {
@@ -30,6 +32,20 @@ export function refuseProcess(pid: Pid, caller: Caller): void {
   if (pid === caller.pid && caller.stuck !== undefined) {
     fail('EOPNOTSUPP', `${pid}: it waits for us and cannot be stopped: ${caller.stuck}`);
   }
+}
+
+/**
+ * What is about a whole function is not about a part of it.
+ * @throws {FsError} EINVAL an offset; EOPNOTSUPP a result of Go's, which is not where C has it
+ */
+export function refusePart(plan: HookPlan, place: Place): void {
+  const { replaces } = plan.program;
+  if (replaces && place.go) {
+    fail('EOPNOTSUPP', `${plan.place}: it cannot be replaced: Go returns results in its own way`);
+  }
+  if (place.addr === place.functionAddr || (!plan.onReturn && !replaces)) return;
+  const what = replaces ? 'a replacement' : 'a return probe';
+  fail('EINVAL', `${plan.place}: ${what} belongs to a whole function (leave the offset out)`);
 }
 
 /** The process ended, or runs another program. */

@@ -45,7 +45,7 @@ function writeWhole(path: string, bytes: Buffer): void {
 }
 
 async function compile(file: string, bytes: Buffer): Promise<Buffer> {
-  const { id } = await loadObject(file, bytes, undefined);
+  const { id } = await loadObject(file, bytes, 'hooks', undefined);
   return native.bpfImageOf(id, digestOf(bytes));
 }
 

@@ -53,7 +53,7 @@ async function load(file: string, bytes: Buffer, engine: string): Promise<BpfObj
     fail('EINVAL', `--engine ${engine}: ${file} is machine code (name the object file)`);
   }
   if (engine === 'aot') return (await cachedImage(file, bytes)).loaded;
-  return await loadObject(file, bytes, undefined);
+  return await loadObject(file, bytes, 'hooks', undefined);
 }
 
 async function run(args: RunArgs): Promise<string> {

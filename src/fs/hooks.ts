@@ -52,7 +52,8 @@ export async function figuresOf(process: EnteredProcess): Promise<Map<number, Ho
   );
 }
 
-const kindOf = (hook: { onReturn: boolean }) => (hook.onReturn ? 'uretprobe' : 'uprobe');
+const kindOf = ({ onReturn, program }: Hook | PendingHook) =>
+  program.replaces ? 'replace' : onReturn ? 'uretprobe' : 'uprobe';
 const fileOf = ({ object }: Hook | PendingHook) => `${object.dir}/${object.name}`;
 const targetOf = (hook: Hook) =>
   `${hook.place.module.name}:${hook.place.symbol.name}` +
@@ -229,9 +230,8 @@ function payloadRow(engine: AttachEngine, dir: AttachDir, pattern: string, doc: 
   };
 }
 
-/** Rows of procs/<pid> that take eBPF objects. */
-export function hooksRows(engine: AttachEngine): Row[] {
-  const id = '/procs/<pid>/hooks/by-id/<id>';
+/** Directories whose files are named by functions. */
+function functionRows(engine: AttachEngine): Row[] {
   return [
     {
       pattern: '/procs/<pid>/uprobe',
@@ -250,6 +250,20 @@ export function hooksRows(engine: AttachEngine): Row[] {
       doc: 'cp prog.o uretprobe/FUNCTION attaches at its return, rm detaches',
     },
     payloadRow(engine, 'uretprobe', '/procs/<pid>/uretprobe/<fn>', 'the same names as in uprobe/'),
+    {
+      pattern: '/procs/<pid>/replace',
+      kind: 'dir',
+      doc: "cp prog.o replace/FUNCTION: the program's result is the function's, rm brings it back",
+    },
+    payloadRow(engine, 'replace', '/procs/<pid>/replace/<fn>', 'a function, named as in uprobe/'),
+  ];
+}
+
+/** Rows of procs/<pid> that take eBPF objects. */
+export function hooksRows(engine: AttachEngine): Row[] {
+  const id = '/procs/<pid>/hooks/by-id/<id>';
+  return [
+    ...functionRows(engine),
     {
       pattern: '/procs/<pid>/hooks',
       kind: 'dir',

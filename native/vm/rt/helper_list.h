@@ -23,6 +23,7 @@
   X(36, probe_write_user, rt_help_probe_write)              \
   X(42, get_numa_node_id, rt_help_numa_node)                \
   X(45, probe_read_str, rt_help_probe_read_str)             \
+  X(58, override_return, rt_help_override_return)           \
   X(67, get_stack, rt_help_get_stack)                       \
   X(87, map_push_elem, rt_help_map_push)                    \
   X(88, map_pop_elem, rt_help_map_pop)                      \

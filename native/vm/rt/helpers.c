@@ -205,6 +205,13 @@ HELPER(rt_help_strtol) { return (u64)rt_parse_long((const char*)r1, r2, r3, (s64
 HELPER(rt_help_strtoul) { return (u64)rt_parse_ulong((const char*)r1, r2, r3, (u64*)r4); }
 
 HELPER(rt_help_func_ip) { return ((const struct probe_frame*)r1)->func_ip; }
+/* Only programs that replace a function get here: see native/bpf/verification.h. */
+HELPER(rt_help_override_return) {
+  struct probe_frame* frame = (struct probe_frame*)r1;
+  frame->regs.ax = r2;
+  frame->is_answered = 1;
+  return 0;
+}
 HELPER(rt_help_cookie) { return ((const struct probe_frame*)r1)->cookie; }
 
 HELPER(rt_help_strncmp) {

@@ -3,6 +3,8 @@
 
 #include <linux/bpf.h>
 
+#include <cstddef>
+
 #include "../../abi/frame.h"
 
 namespace bpftime::verify {
@@ -22,6 +24,13 @@ constexpr Context kContexts[] = {
     {BPF_PROG_TYPE_RAW_TRACEPOINT, "struct bpf_raw_tracepoint_args", false, kRawArguments},
     {BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE, "struct bpf_raw_tracepoint_args", false, kRawArguments},
 };
+// The six arguments, rdx also half of a result of 16 bytes; al counts vector arguments.
+constexpr ContextField kReplaceRegisters[] = {
+    {0, offsetof(probe_regs, r9)},
+    {offsetof(probe_regs, r9), 7 * 8, ContextField::kReadWrite},  // r9 r8 ax cx dx si di
+    {offsetof(probe_regs, orig_ax), sizeof(probe_regs) - offsetof(probe_regs, orig_ax)},
+};
+constexpr Context kReplace{BPF_PROG_TYPE_KPROBE, "struct pt_regs", true, kReplaceRegisters};
 constexpr Context kNoContext{0, "this kind of program's context", false, {}};
 
 }  // namespace
@@ -32,5 +41,7 @@ const Context& context_of(uint32_t prog_type) {
   }
   return kNoContext;
 }
+
+const Context& replace_context() { return kReplace; }
 
 }  // namespace bpftime::verify

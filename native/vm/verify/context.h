@@ -28,4 +28,8 @@ struct Context {
 /// programs that do not look at their context are fine.
 [[nodiscard]] const Context& context_of(uint32_t prog_type);
 
+/// The registers at a function's entry for a program that may answer in its place: what it writes
+/// to those of arguments and results is what the function finds, or its caller.
+[[nodiscard]] const Context& replace_context();
+
 }  // namespace bpftime::verify
