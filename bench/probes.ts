@@ -13,6 +13,8 @@ const SETTLE_MS = 3000;
 export interface ProbeSpec {
   object: string;
   fn: string;
+  /** Where the object goes; uprobe/ unless said. */
+  dir?: 'replace';
   /** The functions that are probed, when it is not the timed one itself. */
   sites?: readonly string[];
   /** Threads that call it at the same time, each on a core of its own. */
@@ -86,7 +88,7 @@ export async function readsSettle(info: string): Promise<void> {
 const attachCopy: Attach = async (bench, spec) => {
   const { pid } = await bench.target(spec.program);
   const { fn, sites = [fn] } = spec;
-  const dir = await bench.proc(pid, 'uprobe');
+  const dir = await bench.proc(pid, spec.dir ?? 'uprobe');
   const maps = await bench.proc(pid, 'maps');
   for (const site of sites) copyFileSync(built(`${spec.object}.bpf.o`), `${dir}/${site}`);
   return async () => {

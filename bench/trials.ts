@@ -110,6 +110,20 @@ const otherSites: Trial[] = firstInstructions.slice(1).map(([first, fn]) => ({
   run: ourProbe({ object: 'entry-empty', fn }),
 }));
 
+const replacements: Trial[] = (
+  [
+    ['answer', 'replace-answer', 'a program gives the result, the function does not run'],
+    ['run', 'replace-run', 'a program that may give the result lets the function run'],
+  ] as const
+).map(([name, object, description]) => ({
+  name: `probe.replace.${name}`,
+  group: 'probe',
+  unit: 'ns',
+  description: `ours: ${description}`,
+  baseline: 'call.direct',
+  run: ourProbe({ object, fn: 'f_push', dir: 'replace' }),
+}));
+
 const ALL_DEEP = [1, 2, 3, 4, 5, 6, 7, 8].map((depth) => `f_deep${depth}`);
 
 // The tuple of each: what, probe, description. All have entry and return.
@@ -297,6 +311,7 @@ export const trials: readonly Trial[] = [
   },
   ...probeTrials,
   ...otherSites,
+  ...replacements,
   ...goTrials,
   {
     name: 'probe.disabled',

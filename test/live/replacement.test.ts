@@ -2,6 +2,7 @@
 // run, with the arguments that it left. Probes on the same function go on seeing calls and returns.
 import { readdirSync } from 'node:fs';
 import t, { type Test } from 'tap';
+import { Dynasty } from '../helpers/dynasty.js';
 import { codeHash, eventually, Lab, type Running, sameCode } from '../helpers/lab.js';
 
 t.setTimeout(120_000);
@@ -183,3 +184,34 @@ await t.test('under threads that call without pause', async (t) => {
     await sameCode(t, pid, before, 'after rm');
   });
 });
+
+await t.test(
+  'a killed daemon leaves the results in force, the next one takes them out',
+  async (t) => {
+    await Lab.run(t, async (lab) => {
+      const target = await start(t, lab);
+      const { pid } = target;
+      const before = codeHash(pid);
+      const line = await Dynasty.begin(lab);
+      t.same(await line.cp(answer(lab, 'SOMETIMES'), pid, 'replace/plain'), OK);
+      t.same(await line.cp(answer(lab, 'ALWAYS'), pid, 'replace/leaves_by_jump'), OK);
+      const answered = PLAIN.replace('plain 8 4', 'plain -5 4').replace('108', '42');
+      await line.kill();
+      t.equal(await results(target), answered, 'without a daemon');
+      t.ok(await line.next(), 'the next one mounts');
+      t.equal(line.errors, '', 'without a complaint');
+      t.equal(await results(target), answered);
+      t.same(
+        line.hooks(pid).map(([, kind]) => kind),
+        ['replace', 'replace'],
+      );
+      t.same(await line.cp(answer(lab, 'ALWAYS'), pid, 'replace/plain'), OK, 'a second cp');
+      t.match(await results(target), /^plain 42 42 /);
+      t.same(await line.rm(pid, 'replace/plain'), OK);
+      t.same(await line.rm(pid, 'replace/leaves_by_jump'), OK);
+      t.equal(await results(target), PLAIN);
+      t.same(await line.end(), [], 'no mount is left');
+      await sameCode(t, pid, before, 'after rm');
+    });
+  },
+);
