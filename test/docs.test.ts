@@ -79,7 +79,7 @@ await t.test('generated parts are fresh', async (t) => {
 });
 
 await t.test('manual pages have no warnings', async (t) => {
-  for (const page of ['docs/bpftimefs.5', 'docs/bpftimefs.8']) {
+  for (const page of ['docs/bpftimefs.5', 'docs/bpftimefs.8', 'docs/bpftime_vm.3']) {
     const { stdout, error } = spawnSync('mandoc', ['-Tlint', `${root}/${page}`], {
       encoding: 'utf8',
     });

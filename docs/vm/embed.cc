@@ -16,9 +16,12 @@ namespace {
 
 class Machine {
  public:
-  explicit Machine(const std::vector<uint64_t>& code) : vm_(bpftime_vm_create()) {
-    if (!vm_ || bpftime_vm_load(vm_.get(), code.data(), code.size() * 8) != 0 ||
-        bpftime_vm_compile(vm_.get()) != 0) {
+  explicit Machine(const std::vector<uint64_t>& code) : vm_(bpftime_vm_create(nullptr)) {
+    static constexpr bpftime_vm_field kNumber{0, 8, 0};
+    static constexpr bpftime_vm_context kContext{"the number", 8, 1, &kNumber};
+    if (!vm_ || bpftime_vm_set_context(vm_.get(), &kContext) != 0 ||
+        bpftime_vm_load(vm_.get(), code.data(), code.size() * 8, 0) != 0 ||
+        bpftime_vm_compile(vm_.get(), 0) != 0) {
       throw std::runtime_error(vm_ ? bpftime_vm_error(vm_.get()) : "no memory");
     }
     run_ = bpftime_vm_function(vm_.get());

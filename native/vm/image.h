@@ -17,6 +17,7 @@ enum class GotKind : uint8_t {
   kHelper,    // index = BPF_FUNC_* id: address of the helper in this process
   kMap,       // index = map id: address of this process' struct vm_map
   kMapValue,  // index = map id: address of the first value of that (array) map, plus offset
+  kBudget,    // bpftime_budget_refill() (budget.h)
 };
 
 struct GotSlot {

@@ -210,12 +210,12 @@ class StackOfRun {
 
 // Of run() below.
 #define REFUSE(reason) return checks->refuse(static_cast<uint32_t>(op - ops), reason)
-#define DISPATCH()                                               \
-  do {                                                           \
-    if constexpr (kChecked) {                                    \
-      if (checks->insns_left-- == 0) REFUSE("ran for too long"); \
-    }                                                            \
-    goto* kLabels[op->code];                                     \
+#define DISPATCH()                                                                    \
+  do {                                                                                \
+    if constexpr (kChecked) {                                                         \
+      if (checks->insns_left-- == 0 && !checks->refill()) REFUSE("ran for too long"); \
+    }                                                                                 \
+    goto* kLabels[op->code];                                                          \
   } while (0)
 // The bytes at an address may be touched.
 #define CHECK(address, bytes)                                                          \
@@ -435,7 +435,7 @@ class Linker {
  public:
   Linker(const Flow& flow, const Resolver& resolver) : flow_(flow), resolver_(resolver) {}
 
-  Result<void> link(std::vector<Op>* ops, std::vector<uint32_t>* callbacks) {
+  Result<void> link(std::pmr::vector<Op>* ops, std::pmr::vector<uint32_t>* callbacks) {
     callbacks_ = callbacks;
     ops->assign(flow_.insns.size(), Op{kDoNop, 0, 0, 0, 0, 0});
     for (uint32_t i = 0; i < flow_.insns.size(); i = flow_.next(i)) {
@@ -511,18 +511,19 @@ class Linker {
 
   const Flow& flow_;
   const Resolver& resolver_;
-  std::vector<uint32_t>* callbacks_ = nullptr;
+  std::pmr::vector<uint32_t>* callbacks_ = nullptr;
 };
 
 }  // namespace
 
-Result<Program> Program::link(std::span<const uint64_t> slots, const Resolver& resolver) {
+Result<Program> Program::link(std::span<const uint64_t> slots, const Resolver& resolver,
+                              std::pmr::memory_resource* memory) {
   Verdict verdict = validate_insns(slots);
   if (!verdict.ok) return fail(EINVAL, verdict.reason);
   Flow flow;
   verdict = build_flow(slots, {}, &flow);
   if (!verdict.ok) return fail(EINVAL, verdict.reason);
-  Program program;
+  Program program(memory != nullptr ? memory : std::pmr::get_default_resource());
   const Result<void> linked = Linker(flow, resolver).link(&program.ops_, &program.callbacks_);
   if (!linked.ok()) return linked.error();
   return program;

@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory_resource>
 #include <span>
 #include <vector>
 
 #include "../base/result.h"
+#include "budget.h"
 #include "vm.h"
 
 namespace bpftime {
@@ -21,7 +23,9 @@ class Program {
 
   /// Fails with EINVAL (refused by validate()), ENOENT (`resolver` answers 0 for a helper or map)
   /// or E2BIG (more than kCallbacksMax callbacks).
-  static Result<Program> link(std::span<const uint64_t> slots, const Resolver& resolver);
+  /// The program lives in `memory`; null: where everything does.
+  static Result<Program> link(std::span<const uint64_t> slots, const Resolver& resolver,
+                              std::pmr::memory_resource* memory = nullptr);
 
   struct Op {
     uint8_t code;
@@ -31,12 +35,14 @@ class Program {
     uint32_t target;  // op index a jump or local call leads to; atomics: the operation
     uint64_t imm;     // immediate, sign extended; helper address
   };
-  [[nodiscard]] const std::vector<Op>& ops() const { return ops_; }
+  [[nodiscard]] const std::pmr::vector<Op>& ops() const { return ops_; }
   [[nodiscard]] uint32_t callback_entry(uint32_t index) const { return callbacks_[index]; }
 
  private:
-  std::vector<Op> ops_;
-  std::vector<uint32_t> callbacks_;  // op index of each function whose address is taken
+  explicit Program(std::pmr::memory_resource* memory) : ops_(memory), callbacks_(memory) {}
+
+  std::pmr::vector<Op> ops_;
+  std::pmr::vector<uint32_t> callbacks_;  // op index of each function whose address is taken
 };
 
 /// What a checked run is held to: it touches these ranges and its stack, nothing else, and ends
@@ -47,6 +53,7 @@ struct Checks {
   };
   std::vector<Range> ranges;
   uint64_t insns_left = 0;
+  Budget* budget = nullptr;  // where to get more of them; null: nowhere
   // out: what it did that it must not, and at which slot; null: nothing
   const char* reason = nullptr;
   uint32_t insn_index = 0;
@@ -58,6 +65,14 @@ struct Checks {
       return address >= range.begin && address <= range.end && bytes <= range.end - address;
     };
     return covers(stack) || std::any_of(ranges.begin(), ranges.end(), covers);
+  }
+  /// When none are left: whether there are more.
+  [[nodiscard]] bool refill() {
+    if (budget == nullptr) return false;
+    budget->left = -1;
+    if (bpftime_budget_refill(budget) == 0) return false;
+    insns_left = static_cast<uint64_t>(budget->left);
+    return true;
   }
   uint64_t refuse(uint32_t slot, const char* why) {
     reason = why;

@@ -40,6 +40,7 @@ uint32_t JitX86::compile_call(uint32_t slot) {
   const CallTarget target = flow_.call_target(slot);
   if (!target.is_helper) {
     emit_.call(function_labels_[flow_.subprog_of(target.value)]);
+    leave_if_over();
   } else if (is_inlined_helper(target.value)) {
     cpu_number(x86::kRax);
   } else {
@@ -83,7 +84,7 @@ void JitX86::lookup_value(const InlineLookup& lookup) {
 /// bpf_map_lookup_elem on an array, together with a null check of the result that follows it.
 uint32_t JitX86::compile_lookup(uint32_t slot, const InlineLookup& lookup) {
   const Insn* next = follower(slot, 1);
-  const bool has_check = is_null_check(next);
+  const bool has_check = is_null_check(next) && !options_.is_budgeted;
   const bool jumps_if_null = has_check && next->op() == kJeq;
   const uint32_t used = has_check ? 2 : 1;
   const uint32_t max_entries = lookup.geometry.max_entries;

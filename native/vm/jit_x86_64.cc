@@ -121,6 +121,10 @@ ProgramImage JitX86::run() {
 
 void JitX86::compile_function(const Subprog& subprog) {
   prologue(subprog);
+  if (options_.is_budgeted) {
+    if (subprog.start == 0) emit_.mov(x86::kR12, x86::kRdx, true);
+    charge(subprog.end - subprog.start);
+  }
   const std::vector<Segment> segments = layout(flow_, subprog);
   for (size_t i = 1; i < segments.size(); ++i) {
     label_for(segments[i].start);
@@ -177,7 +181,9 @@ void JitX86::prologue(const Subprog& subprog) {
     has_calls |= !target.is_helper || !is_inlined_helper(target.value);
   }
   if (subprog.start == 0 || subprog.address_taken) emit_.endbr64();
+  has_calls |= options_.is_budgeted;
   saved_.clear();
+  if (options_.is_budgeted && subprog.start == 0) saved_.push_back(x86::kR12);
   for (uint8_t r = 6; r <= 9; ++r) {
     if ((use.written & kCalleeSaved) >> r & 1) saved_.push_back(reg(r));
   }
@@ -258,6 +264,7 @@ uint32_t JitX86::compile_insn(uint32_t slot) {
   if (insn.is_exit()) {
     epilogue();
   } else if (insn.is_goto()) {
+    charge_jump(slot);
     jump_to(slot, flow_.jump_target(slot));
   } else {
     return compile_branch(slot);
@@ -281,6 +288,7 @@ void JitX86::jump_to(uint32_t slot, uint32_t target) {
 
 uint32_t JitX86::compile_branch(uint32_t slot) {
   const uint32_t target = flow_.jump_target(slot);
+  charge_jump(slot);
   if (flow_.decided[slot] != Flow::kOpen) {
     jump_to(slot, flow_.decided[slot] == Flow::kAlways ? target : slot + 1);
     return 1;
@@ -289,9 +297,10 @@ uint32_t JitX86::compile_branch(uint32_t slot) {
     jump_to(slot, target);
     return 1;
   }
-  const Cond cond = compare(flow_.insns[slot]);
   // "if c goto over; goto there; over:" is one jump.
   const Insn* next = follower(slot, 1);
+  if (next != nullptr && next->is_goto() && target == slot + 2) charge_jump(slot + 1);
+  const Cond cond = compare(flow_.insns[slot]);
   if (next != nullptr && next->is_goto() && target == slot + 2) {
     branch_to(slot + 1, x86::negate(cond), flow_.jump_target(slot + 1));
     return 2;
@@ -371,6 +380,7 @@ void JitX86::cold_code() {
   }
   cold_.clear();
   cold_lookups();
+  cold_budget();
 }
 
 uint32_t JitX86::got_slot(GotKind kind, uint32_t index, uint64_t offset) {
@@ -402,6 +412,9 @@ Result<ProgramImage> compile(std::span<const uint64_t> slots, const CompileOptio
   if (!verdict.ok) return fail(EINVAL, verdict.reason);
   if (!value_offsets_fit(flow, options)) {
     return fail(EINVAL, "address of a map value is outside the map's values");
+  }
+  if (options.is_budgeted && flow.has_callbacks) {
+    return fail(EOPNOTSUPP, "budgets in compiled programs with callbacks (do not compile it)");
   }
   return JitX86(flow, options).run();
 }

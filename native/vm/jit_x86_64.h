@@ -58,6 +58,12 @@ class JitX86 {
   x86::Label label_for(uint32_t slot);
   uint32_t compile_lddw(uint32_t slot);
   void cold_code();
+
+  // jit_budget.cc
+  void charge(uint32_t insns);
+  void charge_jump(uint32_t slot);
+  void leave_if_over();
+  void cold_budget();
   uint32_t got_slot(GotKind kind, uint32_t index, uint64_t offset);
   [[nodiscard]] const Insn& insn_at(uint32_t slot) const { return flow_.insns[slot]; }
   [[nodiscard]] x86::Label label_of(uint32_t slot) const { return labels_[slot]; }
@@ -125,6 +131,12 @@ class JitX86 {
   std::map<GotKey, uint32_t> got_index_;
   std::vector<ColdDivision> cold_;
   std::vector<ColdLookup> cold_lookups_;
+  struct ColdCharge {
+    x86::Label entry;
+    x86::Label back;
+  };
+  std::vector<ColdCharge> cold_charges_;
+  std::optional<x86::Label> over_;  // where functions leave whose budget is used up
   uint32_t features_used_ = 0;
 
   // of the function being compiled

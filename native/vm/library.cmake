@@ -25,3 +25,4 @@ install(TARGETS bpftime_vm bpftime_vm_shared)
 install(DIRECTORY include/bpftime DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/bpftime_vm.pc
   DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+install(FILES ${CMAKE_SOURCE_DIR}/../docs/bpftime_vm.3 DESTINATION ${CMAKE_INSTALL_MANDIR}/man3)

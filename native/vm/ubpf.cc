@@ -3,6 +3,7 @@
 // them, nothing of the machine itself.
 #include "include/bpftime/ubpf.h"
 
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -15,6 +16,7 @@ struct ubpf_vm {
   bpftime_vm* vm = nullptr;
   bool is_loaded = false;
   bool bounds_check = true;
+  uint32_t insn_limit = 0;  // of a run; 0: none
   int (*error_printf)(FILE* stream, const char* format, ...) = std::fprintf;
   struct Function {
     std::string name;
@@ -32,11 +34,18 @@ int refuse(char** errmsg, const std::string& why) {
 
 int load(ubpf_vm* vm, const void* code, size_t code_bytes, char** errmsg) {
   if (vm->is_loaded) return refuse(errmsg, "a program is loaded already (ubpf_unload_code)");
-  if (bpftime_vm_load(vm->vm, code, code_bytes) != 0) {
+  if (bpftime_vm_load(vm->vm, code, code_bytes, BPFTIME_VM_UNVERIFIED) != 0) {
     return refuse(errmsg, bpftime_vm_error(vm->vm));
   }
   vm->is_loaded = true;
   return 0;
+}
+
+/// A machine whose helpers are all the embedder's.
+bpftime_vm* bare_machine() {
+  bpftime_vm* vm = bpftime_vm_create(nullptr);
+  if (vm != nullptr) bpftime_vm_register(vm, 1, nullptr, nullptr);
+  return vm;
 }
 
 }  // namespace
@@ -44,7 +53,7 @@ int load(ubpf_vm* vm, const void* code, size_t code_bytes, char** errmsg) {
 ubpf_vm* ubpf_create(void) {
   auto* vm = new (std::nothrow) ubpf_vm;
   if (vm == nullptr) return nullptr;
-  vm->vm = bpftime_vm_create();
+  vm->vm = bare_machine();
   if (vm->vm != nullptr) return vm;
   delete vm;
   return nullptr;
@@ -67,7 +76,7 @@ void ubpf_set_error_print(ubpf_vm* vm, int (*error_printf)(FILE*, const char*, .
 }
 
 int ubpf_register(ubpf_vm* vm, unsigned int index, const char* name, external_function_t fn) {
-  if (name == nullptr || bpftime_vm_register(vm->vm, index, fn) != 0) return -1;
+  if (name == nullptr || bpftime_vm_register(vm->vm, index, fn, nullptr) != 0) return -1;
   vm->functions[index] = {name, fn};
   return 0;
 }
@@ -102,10 +111,10 @@ int ubpf_load_elf_ex(ubpf_vm* vm, const void* elf, size_t elf_len, const char* m
 }
 
 void ubpf_unload_code(ubpf_vm* vm) {
-  bpftime_vm* fresh = bpftime_vm_create();
+  bpftime_vm* fresh = bare_machine();
   if (fresh == nullptr) return;  // it stays loaded, and the next load says so
   for (const auto& [index, function] : vm->functions) {
-    bpftime_vm_register(fresh, index, function.fn);
+    bpftime_vm_register(fresh, index, function.fn, nullptr);
   }
   bpftime_vm_destroy(vm->vm);
   vm->vm = fresh;
@@ -113,13 +122,32 @@ void ubpf_unload_code(ubpf_vm* vm) {
 }
 
 int ubpf_exec(const ubpf_vm* vm, void* mem, size_t mem_len, uint64_t* bpf_return_value) {
-  if (bpftime_vm_exec(vm->vm, mem, mem_len, bpf_return_value) == 0) return 0;
-  vm->error_printf(stderr, "no program is loaded (ubpf_load)\n");
+  bpftime_vm_limits limits{};
+  const bpftime_vm_range memory{mem, mem_len};
+  limits.insns = vm->insn_limit;
+  if (vm->bounds_check) {
+    limits.ranges = &memory;
+    limits.range_count = 1;
+  }
+  const int fault = vm->bounds_check || vm->insn_limit != 0
+                        ? bpftime_vm_exec_limited(vm->vm, mem, mem_len, &limits, bpf_return_value)
+                        : bpftime_vm_exec(vm->vm, mem, mem_len, bpf_return_value);
+  if (fault == 0) return 0;
+  vm->error_printf(stderr, "%s\n",
+                   fault == -ENOENT   ? "no program is loaded (ubpf_load)"
+                   : fault == -EDQUOT ? "the program ran for too long"
+                                      : "the program touched memory that is not its own");
   return -1;
 }
 
+int ubpf_set_instruction_limit(ubpf_vm* vm, uint32_t limit, uint32_t* previous_limit) {
+  if (previous_limit != nullptr) *previous_limit = vm->insn_limit;
+  vm->insn_limit = limit;
+  return 0;
+}
+
 ubpf_jit_fn ubpf_compile(ubpf_vm* vm, char** errmsg) {
-  if (bpftime_vm_compile(vm->vm) == 0) return bpftime_vm_function(vm->vm);
+  if (bpftime_vm_compile(vm->vm, 0) == 0) return bpftime_vm_function(vm->vm);
   refuse(errmsg, bpftime_vm_error(vm->vm));
   return nullptr;
 }

@@ -72,7 +72,8 @@ struct CompileOptions {
   MapGeometry (*geometry)(void* user, uint32_t map_id) = nullptr;
   void* user = nullptr;
   uint32_t cpu_features = cpu_features_host();  // what the code may use
-  bool inline_helpers = true;                   // false: every helper is a call (tests)
+  bool is_budgeted = false;    // the entry gets a Budget (budget.h) as third argument, and obeys it
+  bool inline_helpers = true;  // false: every helper is a call (tests)
 };
 
 /// Validates and compiles. Fails with EINVAL and the validator's reason, or ENOMEM/E2BIG.

@@ -31,27 +31,29 @@ static uint64_t never(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e
 }
 
 int main(void) {
-  bpftime_vm* vm = bpftime_vm_create();
+  bpftime_vm* vm = bpftime_vm_create(NULL);
   uint64_t ctx = 40, result = 0;
   size_t bytes = 1;
   ok(vm != NULL, "create");
   ok(bpftime_vm_exec(vm, &ctx, 8, &result) == -ENOENT, "nothing to run yet");
-  ok(bpftime_vm_compile(vm) == -ENOENT, "nothing to compile yet");
-  struct bpftime_vm_refusal refusal;
-  ok(bpftime_vm_validate(vm, kCallHelper, sizeof kCallHelper, &refusal) == -EINVAL &&
-         refusal.insn_index == 5 && refusal.opcode == 0x85,
+  ok(bpftime_vm_compile(vm, 0) == -ENOENT, "nothing to compile yet");
+  const uint32_t unverified = BPFTIME_VM_UNVERIFIED;
+  ok(bpftime_vm_refused(vm) == NULL, "nothing was refused");
+  ok(bpftime_vm_verify(vm, kCallHelper, sizeof kCallHelper, unverified) == -EINVAL &&
+         bpftime_vm_refused(vm)->insn_index == 5 && bpftime_vm_refused(vm)->opcode == 0x85,
      "unknown helper: instruction and opcode");
-  ok(bpftime_vm_load(vm, kCallHelper, sizeof kCallHelper) == -EINVAL, "unknown helper: no load");
+  ok(bpftime_vm_load(vm, kCallHelper, sizeof kCallHelper, unverified) == -EINVAL,
+     "unknown helper: no load");
   ok(strcmp(bpftime_vm_error(vm), "instruction 5: no helper has this id") == 0,
      "unknown helper: sentence");
-  ok(bpftime_vm_register(vm, BPFTIME_VM_HELPERS_MAX, add) == -EINVAL, "helper id too large");
-  ok(bpftime_vm_register(vm, 8, add) == 0, "register a helper");
-  ok(bpftime_vm_load(vm, kCallHelper, sizeof kCallHelper) == 0, "load");
-  ok(bpftime_vm_load(vm, kCallHelper, 9) == -EINVAL, "half an instruction");
+  ok(bpftime_vm_register(vm, BPFTIME_VM_HELPERS_MAX, add, NULL) == -EINVAL, "helper id too large");
+  ok(bpftime_vm_register(vm, 8, add, NULL) == 0, "register a helper");
+  ok(bpftime_vm_load(vm, kCallHelper, sizeof kCallHelper, unverified) == 0, "load");
+  ok(bpftime_vm_load(vm, kCallHelper, 9, unverified) == -EINVAL, "half an instruction");
   ok(bpftime_vm_function(vm) == NULL && bpftime_vm_code(vm, &bytes) == NULL && bytes == 0,
      "not compiled yet");
   ok(bpftime_vm_exec(vm, &ctx, 8, &result) == 0 && result == 42, "interpreted");
-  ok(bpftime_vm_compile(vm) == 0, "compile");
+  ok(bpftime_vm_compile(vm, 0) == 0, "compile");
   result = 0;
   ok(bpftime_vm_exec(vm, &ctx, 8, &result) == 0 && result == 42, "compiled");
   ok(bpftime_vm_function(vm)(&ctx, 8) == 42, "called as a function");
@@ -64,22 +66,27 @@ int main(void) {
 
   uint32_t values[4] = {10, 11, 12, 13};
   struct bpftime_vm_map map = {.handle = &map};
-  ok(bpftime_vm_register(vm, 1, never) == 0, "register a lookup");
-  ok(bpftime_vm_load(vm, kLookup, sizeof kLookup) == -ENOENT, "unknown map");
+  ok(bpftime_vm_register(vm, 1, never, NULL) == 0, "register a lookup");
+  ok(bpftime_vm_load(vm, kLookup, sizeof kLookup, unverified) == -ENOENT, "unknown map");
   ok(bpftime_vm_exec(vm, &ctx, 8, &result) == 0 && result == 42, "former program is still there");
   ok(bpftime_vm_register_map(vm, 5, &(struct bpftime_vm_map){0}) == -EINVAL, "map without handle");
   ok(bpftime_vm_register_map(vm, 5, &map) == 0, "register a map");
-  ok(bpftime_vm_load(vm, kLookup, sizeof kLookup) == 0, "load a lookup");
-  ok(bpftime_vm_compile(vm) == 0 && bpftime_vm_exec(vm, &ctx, 8, &result) == 0 && result == 0,
+  ok(bpftime_vm_load(vm, kLookup, sizeof kLookup, unverified) == 0, "load a lookup");
+  ok(bpftime_vm_compile(vm, 0) == 0 && bpftime_vm_exec(vm, &ctx, 8, &result) == 0 && result == 0,
      "lookup by helper");
   map.values = values;
   map.array_entries = 4;
   map.value_stride = 4;
-  ok(bpftime_vm_register_map(vm, 5, &map) == 0 && bpftime_vm_compile(vm) == 0 &&
-         bpftime_vm_exec(vm, &ctx, 8, &result) == 0 && result == 13,
+  ok(bpftime_vm_register_map(vm, 5, &map) == -EBUSY, "a map that is used stays what it is");
+  ok(bpftime_vm_load(vm, kCallHelper, sizeof kCallHelper, unverified) == 0 &&
+         bpftime_vm_register_map(vm, 5, &map) == 0 &&
+         bpftime_vm_load(vm, kLookup, sizeof kLookup, unverified) == 0 &&
+         bpftime_vm_compile(vm, 0) == 0 && bpftime_vm_exec(vm, &ctx, 8, &result) == 0 &&
+         result == 13,
      "lookup inline");
-  ok(bpftime_vm_load(vm, kValue, sizeof kValue) == 0 && bpftime_vm_compile(vm) == 0 &&
-         bpftime_vm_exec(vm, &ctx, 8, &result) == 0 && result == 12,
+  ok(bpftime_vm_load(vm, kValue, sizeof kValue, unverified) == 0 &&
+         bpftime_vm_compile(vm, 0) == 0 && bpftime_vm_exec(vm, &ctx, 8, &result) == 0 &&
+         result == 12,
      "address of a value");
   bpftime_vm_destroy(vm);
   bpftime_vm_destroy(NULL);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Random programs through interpreter and compiler: same result, same memory.
+// Random programs through interpreter and compiler: same result, same memory. Every seventh is
+// compiled with a budget.
 // Arguments: number of programs (200000), first seed (1).
 #include <sys/mman.h>
 #include <unistd.h>
@@ -8,6 +9,7 @@
 #include <cstring>
 
 #include "tap.h"
+#include "vm/budget.h"
 #include "vm/interp.h"
 #include "vm/isa.h"
 #include "vm_host.h"
@@ -40,7 +42,10 @@ struct Arena {
     if (image.got_off() + image.got.size() * 8 > kArenaBytes) return false;
     std::memcpy(write, image.text.data(), image.text.size());
     for (size_t i = 0; i < image.got.size(); ++i) {
-      const uint64_t value = resolve(nullptr, image.got[i]);
+      uint64_t value = resolve(nullptr, image.got[i]);
+      if (image.got[i].kind == GotKind::kBudget) {
+        value = reinterpret_cast<uint64_t>(bpftime_budget_refill);
+      }
       if (value == 0) return false;
       std::memcpy(write + image.got_off() + i * 8, &value, 8);
     }
@@ -95,11 +100,14 @@ bool check(Arena* arena, uint64_t seed) {
   options.cpu_features = seed % 3 == 0 ? 0 : cpu_features_host();
   options.inline_helpers = seed % 5 != 0;
   options.geometry = geometry_of;
+  options.is_budgeted = seed % 7 == 0;
   const Result<ProgramImage> image = compile(slots, options);
   if (!image.ok() || !arena->load(image.value())) return false;
   Snapshot got;
   prepare(seed);
-  got.result = reinterpret_cast<uint64_t (*)(void*, uint64_t)>(arena->run)(ctx, sizeof ctx);
+  Budget budget = Budget::of(1000000000, 0);  // more than any of them takes
+  using Entry = uint64_t (*)(void*, uint64_t, Budget*);
+  got.result = reinterpret_cast<Entry>(arena->run)(ctx, sizeof ctx, &budget);
   capture(&got);
   if (got == want) return true;
   report(seed, slots, want, got);

@@ -27,9 +27,10 @@ static void load(bpftime_vm* vm, uint32_t key, int compiled) {
   const uint64_t code[] = {
       0xfff81a7b, 0x1179,  0xfff01a7b, 0x700000085, 0xfff0a179, 0x100f, 0x7 | (uint64_t)key << 32,
       0xfff8a279, 0x8027b, 0x95};
-  bpftime_vm_register(vm, 7, mix);
-  if (bpftime_vm_load(vm, code, sizeof code) != 0) printf("# %s\n", bpftime_vm_error(vm));
-  if (compiled && bpftime_vm_compile(vm) != 0) printf("# %s\n", bpftime_vm_error(vm));
+  bpftime_vm_register(vm, 7, mix, NULL);
+  if (bpftime_vm_load(vm, code, sizeof code, BPFTIME_VM_UNVERIFIED) != 0)
+    printf("# %s\n", bpftime_vm_error(vm));
+  if (compiled && bpftime_vm_compile(vm, 0) != 0) printf("# %s\n", bpftime_vm_error(vm));
 }
 
 static bpftime_vm* machines[kMachines];
@@ -54,7 +55,7 @@ static void* run_all(void* seed) {
 static void* rebuild(void* seed) {
   uintptr_t wrong = 0;
   for (uint32_t i = 0; i < kRebuilds; i++) {
-    bpftime_vm* vm = bpftime_vm_create();
+    bpftime_vm* vm = bpftime_vm_create(NULL);
     load(vm, i, i % 2);
     wrong += !run_right(vm, (uintptr_t)seed, i);
     bpftime_vm_destroy(vm);
@@ -64,7 +65,7 @@ static void* rebuild(void* seed) {
 
 int main(void) {
   for (uint32_t m = 0; m < kMachines; m++) {
-    machines[m] = bpftime_vm_create();
+    machines[m] = bpftime_vm_create(NULL);
     load(machines[m], m + 1, m % 2 == 0);
   }
   ok(bpftime_vm_function(machines[0]) != NULL && bpftime_vm_function(machines[1]) == NULL,

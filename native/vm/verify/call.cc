@@ -28,7 +28,7 @@ Explorer::Step Explorer::call_helper(uint32_t id) {
     refuse(EINVAL, missing);
     return Step::kRefused;
   }
-  const Contract* contract = contract_of(id);
+  const Contract* contract = options_.contracts(id);
   if (contract == nullptr) {
     refuse(EINVAL, text("helper %u is called, and what it demands of its arguments is not known "
                         "here (use another helper)",

@@ -63,4 +63,13 @@ struct Contract {
 /// Null: no row.
 [[nodiscard]] const Contract* contract_of(uint32_t helper_id);
 
+/// Where contracts come from, when it is not the table above.
+struct Contracts {
+  const Contract* (*find)(void* user, uint32_t helper_id) = nullptr;  // null: contract_of()
+  void* user = nullptr;
+  [[nodiscard]] const Contract* operator()(uint32_t helper_id) const {
+    return find != nullptr ? find(user, helper_id) : contract_of(helper_id);
+  }
+};
+
 }  // namespace bpftime::verify

@@ -196,7 +196,7 @@ Outcome verify(std::span<const uint64_t> slots, const Options& options) {
   if (options.claims != nullptr) options.claims->slots.assign(slots.size(), {});
   const Context& context =
       options.context != nullptr ? *options.context : context_of(options.prog_type);
-  Shared shared{flow, options, context, source, live_before(flow)};
+  Shared shared{flow, options, context, source, live_before(flow, options.contracts)};
   shared.reached.assign(slots.size(), 0);
   shared.globals_seen.assign(flow.subprogs.size(), 0);
   State start = start_of(0, 0);

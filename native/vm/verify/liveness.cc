@@ -3,8 +3,6 @@
 
 #include <algorithm>
 
-#include "contracts.h"
-
 namespace bpftime::verify {
 namespace {
 
@@ -16,7 +14,8 @@ constexpr uint32_t kPassesMax = 64;    // then everything counts as live
 
 class Liveness {
  public:
-  explicit Liveness(const Flow& flow) : flow_(flow), live_(flow.insns.size(), 0) {}
+  Liveness(const Flow& flow, const Contracts& contracts)
+      : flow_(flow), contracts_(contracts), live_(flow.insns.size(), 0) {}
 
   std::vector<uint16_t> run() {
     for (uint32_t pass = 0; pass_over_all(); ++pass) {
@@ -50,17 +49,20 @@ class Liveness {
     const CallTarget target = flow_.call_target(slot);
     const auto others = static_cast<uint16_t>(reads & ~kArguments);
     if (!target.is_helper) return others | (live_[target.value] & kArguments);
-    const Contract* contract = contract_of(target.value);
+    const Contract* contract = contracts_(target.value);
     if (contract == nullptr) return reads;
     return others | static_cast<uint16_t>(((1u << contract->arity()) - 1) << 1);
   }
 
   const Flow& flow_;
+  const Contracts& contracts_;
   std::vector<uint16_t> live_;
 };
 
 }  // namespace
 
-std::vector<uint16_t> live_before(const Flow& flow) { return Liveness(flow).run(); }
+std::vector<uint16_t> live_before(const Flow& flow, const Contracts& contracts) {
+  return Liveness(flow, contracts).run();
+}
 
 }  // namespace bpftime::verify

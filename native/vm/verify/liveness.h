@@ -7,10 +7,11 @@
 #include <vector>
 
 #include "../flow.h"
+#include "contracts.h"
 
 namespace bpftime::verify {
 
 /// Per slot: bit r if some path from that instruction on reads register r before it is written.
-[[nodiscard]] std::vector<uint16_t> live_before(const Flow& flow);
+[[nodiscard]] std::vector<uint16_t> live_before(const Flow& flow, const Contracts& contracts);
 
 }  // namespace bpftime::verify

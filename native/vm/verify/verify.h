@@ -16,6 +16,7 @@
 #include "../vm.h"
 #include "claims.h"
 #include "context.h"
+#include "contracts.h"
 
 namespace bpftime::verify {
 
@@ -68,6 +69,7 @@ struct Options {
   const HelperSet* helpers = nullptr;  // as in ValidateOptions
   uint32_t prog_type = 0;              // BPF_PROG_TYPE_*: chooses the context
   const Context* context = nullptr;    // instead of the one that prog_type chooses
+  Contracts contracts;                 // of helpers
   Maps maps;
   DebugInfo debug;
   uint32_t insn_budget = kInsnBudget;

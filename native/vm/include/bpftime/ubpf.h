@@ -4,13 +4,14 @@
  * libraries can be in one process.
  *
  * What differs:
- *   - Memory is not checked at run time, whatever ubpf_toggle_bounds_check says: run only programs
- *     that you trust or that a verifier accepted.
+ *   - Bounds checks are those of ubpf_exec, which interprets then: a program touches its memory
+ *     argument and its stack. What ubpf_compile gives is not checked: call it only for programs
+ *     that you trust or that a verifier accepted (bpftime_vm_load).
  *   - ubpf_register holds for what is loaded afterwards; functions get five arguments, no cookie.
- *   - ubpf_exec runs the compiled program once ubpf_compile has made one.
+ *   - Without bounds checks and limit ubpf_exec runs the compiled program once there is one.
  *   - ELF files: code, calls between its sections, calls of registered functions by name. A file
  *     that refers to data or maps is refused.
- *   - Not there: ubpf_translate, instruction limits, pointer secrets, dispatchers, debug callbacks.
+ *   - Not there: ubpf_translate, safe regions, pointer secrets, dispatchers, debug callbacks.
  * Functions that take `errmsg` store a sentence there when they fail (if it is not null), which the
  * caller frees with free(). A machine is used by one thread while it changes, as in bpftime/vm.h.
  */
@@ -39,6 +40,7 @@ extern "C" {
 #define ubpf_unload_code bpftime_ubpf_unload_code
 #define ubpf_exec bpftime_ubpf_exec
 #define ubpf_compile bpftime_ubpf_compile
+#define ubpf_set_instruction_limit bpftime_ubpf_set_instruction_limit
 
 struct ubpf_vm;
 typedef bpftime_vm_helper external_function_t;
@@ -49,7 +51,7 @@ typedef uint64_t (*ubpf_jit_fn)(void* mem, size_t mem_len);
 BPFTIME_VM_API struct ubpf_vm* ubpf_create(void);
 /* Frees it; null is allowed. */
 BPFTIME_VM_API void ubpf_destroy(struct ubpf_vm* vm);
-/* Keeps the wish, which nothing follows, and returns the former one; true at first. */
+/* Whether ubpf_exec checks accesses of memory; returns what was so before. True at first. */
 BPFTIME_VM_API bool ubpf_toggle_bounds_check(struct ubpf_vm* vm, bool enable);
 /* Where ubpf_exec says why it could not run; fprintf at first. */
 BPFTIME_VM_API void ubpf_set_error_print(struct ubpf_vm* vm,
@@ -72,9 +74,14 @@ BPFTIME_VM_API int ubpf_load_elf_ex(struct ubpf_vm* vm, const void* elf, size_t 
                                     const char* main_section_name, char** errmsg);
 /* Takes the program away, its compiled code too; registered functions stay. */
 BPFTIME_VM_API void ubpf_unload_code(struct ubpf_vm* vm);
-/* Runs the program with r1 = mem and r2 = mem_len and stores r0. 0, or -1: nothing is loaded. */
+/* Runs the program with r1 = mem and r2 = mem_len and stores r0. 0, or -1: nothing is loaded, the
+ * program touched other memory (if that is checked), or the limit was reached. */
 BPFTIME_VM_API int ubpf_exec(const struct ubpf_vm* vm, void* mem, size_t mem_len,
                              uint64_t* bpf_return_value);
+/* How many instructions ubpf_exec runs at most, by the interpreter; 0: any number. Stores the
+ * former limit if there is a place for it. Returns 0. */
+BPFTIME_VM_API int ubpf_set_instruction_limit(struct ubpf_vm* vm, uint32_t limit,
+                                              uint32_t* previous_limit);
 /* The program as machine code, valid until it is unloaded; null and a sentence otherwise. */
 BPFTIME_VM_API ubpf_jit_fn ubpf_compile(struct ubpf_vm* vm, char** errmsg);
 
