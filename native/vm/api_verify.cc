@@ -86,7 +86,21 @@ verify::MapShape map_shape(void* user, uint32_t id) {
   shape.max_entries = map.array_entries;
   shape.flags = map.is_read_only != 0 ? BPF_F_RDONLY_PROG : 0;
   shape.name = found->second.name.c_str();
+  const auto data = vm->data.find(id);
+  shape.is_constant = data != vm->data.end() && data->second.is_constant;
   return shape;
+}
+
+bool constant_of(void* user, uint32_t id, uint64_t offset, uint32_t bytes, uint64_t* value) {
+  const auto* vm = static_cast<const bpftime_vm*>(user);
+  const auto found = vm->data.find(id);
+  if (found == vm->data.end() || !found->second.is_constant || offset > found->second.bytes ||
+      bytes > found->second.bytes - offset) {
+    return false;
+  }
+  *value = 0;
+  std::memcpy(value, reinterpret_cast<const uint8_t*>(found->second.words.data()) + offset, bytes);
+  return true;
 }
 
 // The machine's own helpers. r1 is the address of a MachineMap.
@@ -190,7 +204,7 @@ int judge(bpftime_vm* vm, std::span<const uint64_t> slots, uint32_t flags,
     options.helpers = &vm->helper_set;
     options.context = vm->context ? &vm->context->shape : nullptr;
     options.contracts = {find_contract, vm};
-    options.maps = {map_shape, nullptr, vm};
+    options.maps = {map_shape, constant_of, vm};
     options.debug = debug;
     vm->outcome = verify::verify(slots, options);
     if (vm->outcome.ok()) return 0;
@@ -258,6 +272,7 @@ int bpftime_vm_set_context(bpftime_vm* vm, const bpftime_vm_context* context) {
 int bpftime_vm_register_map(bpftime_vm* vm, uint32_t map_id, const bpftime_vm_map* map) {
   using namespace bpftime;
   if (map->handle == nullptr) return failed(vm, "map has no handle");
+  if (map_id >= kDataIds) return failed(vm, "map id is not below 2^31");
   if (map->array_entries != 0 && (map->values == nullptr || map->value_stride == 0)) {
     return failed(vm, "array has no values");
   }

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <optional>
 
+#include "elf_read.h"
 #include "vm.h"
 
 namespace bpftime {
@@ -17,20 +18,6 @@ namespace {
 constexpr uint32_t kRelocCall = 10;  // R_BPF_64_32
 constexpr uint8_t kOpCall = 0x85;
 constexpr uint32_t kLocalCall = 1;  // source register of a call within the program
-
-template <typename T>
-std::optional<T> record_at(std::span<const uint8_t> bytes, uint64_t index) {
-  if (index >= bytes.size() / sizeof(T)) return std::nullopt;
-  T record;
-  std::memcpy(&record, bytes.data() + index * sizeof(T), sizeof(T));
-  return record;
-}
-
-std::string text_at(std::span<const uint8_t> strings, uint64_t off) {
-  if (off >= strings.size()) return {};
-  const auto* begin = reinterpret_cast<const char*>(strings.data()) + off;
-  return {begin, strnlen(begin, strings.size() - off)};
-}
 
 class ElfText {
  public:

@@ -36,6 +36,13 @@ struct MachineMap {
   std::string name;
 };
 
+/// A section of data of an object.
+struct MachineData {
+  std::pmr::vector<uint64_t> words;  // aligned as programs expect it
+  uint32_t bytes = 0;
+  bool is_constant = false;
+};
+
 struct Helper {
   bpftime_vm_helper fn = nullptr;
   std::optional<verify::Contract> contract;
@@ -52,13 +59,15 @@ struct MachineContext {
 
 struct bpftime_vm {
   explicit bpftime_vm(const bpftime_vm_allocator& hook)
-      : memory(hook), helpers(&memory), maps(&memory), slots(&memory) {}
+      : memory(hook), helpers(&memory), maps(&memory), data(&memory), slots(&memory) {}
 
   bpftime::MachineMemory memory;
   std::pmr::map<uint32_t, bpftime::Helper> helpers;
   bpftime::HelperSet helper_set;  // those that exist
   bool has_own_map_helpers = true;
   std::pmr::map<uint32_t, bpftime::MachineMap> maps;
+  std::pmr::map<uint32_t, bpftime::MachineData> data;  // by map id, from kDataIds on
+  uint32_t data_id = 0;                                // of the loaded object; 0: it has none
   std::optional<bpftime::MachineContext> context;
   std::pmr::vector<uint64_t> slots;
   std::optional<bpftime::Program> program;
@@ -73,6 +82,10 @@ struct bpftime_vm {
 };
 
 namespace bpftime {
+
+/// Map ids of data: two ranges of this many, of which loaded and new object take turns.
+inline constexpr uint32_t kDataIds = 0x80000000;
+inline constexpr uint32_t kDataIdsOfObject = 1u << 20;
 
 /// Registers helpers 1 to 3 of the machine itself.
 void add_own_map_helpers(bpftime_vm* vm);

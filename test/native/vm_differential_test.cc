@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Random programs through interpreter and compiler: same result, same memory. Every seventh is
-// compiled with a budget.
+// compiled with a budget, every sixteenth comes out of an image file, and every fourth is run by
+// the checked interpreter as well.
 // Arguments: number of programs (200000), first seed (1).
 #include <sys/mman.h>
 #include <unistd.h>
@@ -10,6 +11,7 @@
 
 #include "tap.h"
 #include "vm/budget.h"
+#include "vm/image_file.h"
 #include "vm/interp.h"
 #include "vm/isa.h"
 #include "vm_host.h"
@@ -21,6 +23,7 @@ using namespace bpftime;
 using namespace vmtest;
 
 constexpr size_t kArenaBytes = 1 << 20;
+constexpr size_t kMapsMax = 16;  // ids of maps are below this
 
 /// Memory that is writable at one address and executable at another, reused for every program.
 struct Arena {
@@ -84,6 +87,34 @@ void report(uint64_t seed, const std::vector<uint64_t>& slots, const Snapshot& w
   std::printf("%s", isa::disasm_all(slots).c_str());
 }
 
+/// What is left of an image after it was written into a file and read again.
+Result<ProgramImage> through_file(ProgramImage image) {
+  ImageFile file;
+  ImageMap map;
+  map.type = 2;  // BPF_MAP_TYPE_ARRAY
+  map.key_size = 4;
+  map.value_size = 4096;
+  map.max_entries = 1;
+  map.name = "map";
+  file.maps.assign(kMapsMax, map);
+  file.programs.push_back({"main", "main", 0, std::move(image)});
+  Result<ImageFile> again = read_image_file(write_image_file(file), nullptr);
+  if (!again.ok()) return again.error();
+  return std::move(again->programs.front().image);
+}
+
+/// All memory is the program's, so that nothing but the counting is left.
+bool is_same_checked(const Program& program, uint64_t seed, const Snapshot& want) {
+  Checks checks;
+  checks.ranges = {{0, UINT64_MAX}};
+  checks.insns_left = 1000000000;
+  Snapshot got;
+  prepare(seed);
+  got.result = interp_run(program, ctx, sizeof ctx, &checks);
+  capture(&got);
+  return checks.reason == nullptr && got == want;
+}
+
 bool check(Arena* arena, uint64_t seed) {
   const std::vector<uint64_t> slots = RandomProgram(seed).make();
   const Result<Program> program = Program::link(slots, Resolver{resolve, nullptr});
@@ -101,8 +132,19 @@ bool check(Arena* arena, uint64_t seed) {
   options.inline_helpers = seed % 5 != 0;
   options.geometry = geometry_of;
   options.is_budgeted = seed % 7 == 0;
-  const Result<ProgramImage> image = compile(slots, options);
-  if (!image.ok() || !arena->load(image.value())) return false;
+  if (seed % 4 == 0 && !is_same_checked(program.value(), seed, want)) {
+    std::printf("# seed %llu: the checked interpreter differs\n",
+                static_cast<unsigned long long>(seed));
+    return false;
+  }
+  Result<ProgramImage> image = compile(slots, options);
+  if (image.ok() && seed % 16 == 0 && !options.is_budgeted) {
+    image = through_file(std::move(image.value()));
+  }
+  if (!image.ok() || !arena->load(image.value())) {
+    std::printf("# seed %llu: %s\n", static_cast<unsigned long long>(seed), image.error().reason);
+    return false;
+  }
   Snapshot got;
   prepare(seed);
   Budget budget = Budget::of(1000000000, 0);  // more than any of them takes

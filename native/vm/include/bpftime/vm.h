@@ -160,7 +160,17 @@ BPFTIME_VM_API int bpftime_vm_register_map(bpftime_vm* vm, uint32_t map_id,
 BPFTIME_VM_API int bpftime_vm_load(bpftime_vm* vm, const void* code, size_t code_bytes,
                                    uint32_t flags);
 
-/* The same without loading it. */
+/* Loads a program of an eBPF object file (clang -target bpf): `program` is the name of its function
+ * or section; null: the first one outside of .text. Maps of section .maps are those that are
+ * registered under their names, functions that are declared and not defined are helpers by the
+ * names of their contracts, .rodata, .data and .bss become the machine's, beginning anew with each
+ * load. Refusals have the source line if the object has type information (-g). CO-RE relocations
+ * are not done. -ENOEXEC: it is no such file or names what there is not; else as bpftime_vm_load().
+ */
+BPFTIME_VM_API int bpftime_vm_load_object(bpftime_vm* vm, const void* object, size_t object_bytes,
+                                          const char* program, uint32_t flags);
+
+/* The same as bpftime_vm_load() without loading it. */
 BPFTIME_VM_API int bpftime_vm_verify(bpftime_vm* vm, const void* code, size_t code_bytes,
                                      uint32_t flags);
 
