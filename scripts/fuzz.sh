@@ -17,14 +17,14 @@ tests=${FUZZ_TESTS:-build/test-native}
 mkdir -p "$state"
 
 # What a run proves something about: another virtual machine begins again.
-sources() { git ls-files -s native/vm test/native/vm_*.h | sha256sum | cut -c1-16; }
+version=$(git ls-files -s native/vm test/native/vm_*.h | sha256sum | cut -c1-16)
 
-done_of() { cat "$state/$1-$(sources)" 2> /dev/null || echo 0; }
+done_of() { cat "$state/$1-$version" 2> /dev/null || echo 0; }
 
 run() { # KIND TEST TOTAL CHUNK
   local at until
   at=$(done_of "$1")
-  echo "$1: $at of $3 done ($(sources))"
+  echo "$1: $at of $3 done ($version)"
   while [ "$at" -lt "$3" ]; do
     until=$((at + $4 < $3 ? at + $4 : $3))
     if ! nice -n 19 "$tests/$2" $((until - at)) $((at + 1)) > "$state/$1.log" 2>&1; then
@@ -32,8 +32,8 @@ run() { # KIND TEST TOTAL CHUNK
       exit 1
     fi
     at=$until
-    echo "$at" > "$state/$1-$(sources).new"
-    mv "$state/$1-$(sources).new" "$state/$1-$(sources)"
+    echo "$at" > "$state/$1-$version.new"
+    mv "$state/$1-$version.new" "$state/$1-$version"
     echo "$(date +%T) $1: $at of $3"
   done
 }
