@@ -163,6 +163,8 @@ export interface BpfProgInfo {
   replaces: boolean;
   /** It calls a helper that reads the process' memory by address. */
   readsMemory: boolean;
+  /** It asks for stacks, which takes unwind tables of all modules. */
+  walksStack: boolean;
 }
 
 /** What came out of loading one object. */
@@ -328,6 +330,8 @@ export interface NativeTarget {
   /** Whether anything waits for modules: while nothing does nobody is told. */
   targetWantLoads(session: number, wanted: boolean): Promise<void>;
   targetSettleLoads(session: number, event: number): Promise<void>;
+  /** Modules came or went: programs that ask for stacks find callers in the new ones, too. */
+  targetFollowModules(session: number): Promise<void>;
   /** Takes everything of ours out. Rejects with EBUSY while a thread is inside: ask again. */
   targetLeave(session: number): Promise<void>;
   /** Drops a session whose process is gone. */

@@ -31,3 +31,6 @@ export interface Caller {
   /** Why the caller, who asks for a change of itself, could not be made to stand still. */
   stuck?: string;
 }
+
+/** Says what stands at an address; at a return address: which call comes before it. */
+export type DescribeAddress = (addr: bigint, isReturn: boolean) => string;

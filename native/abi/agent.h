@@ -12,7 +12,7 @@
 #include "runtime.h"
 
 #define AGENT_MAGIC 0x656d69746670625full
-#define AGENT_V5 5u
+#define AGENT_V6 6u
 #define AGENT_HELPERS_MAX 256u
 
 struct agent_header {
@@ -84,7 +84,7 @@ ABI_ASSERT(sizeof(struct shadow_stack) == 64 + 32 * SHADOW_DEPTH, "the daemon wa
 
 struct go_move;
 struct agent_state {
-  u32 version; /* AGENT_V5 */
+  u32 version; /* AGENT_V6 */
   u32 reserved;
   struct shadow_stack *shadows; /* SHADOWS_BYTES; null until the first return probe */
   u64 shadow_misses;            /* returns not followed: stack or table full */
@@ -104,7 +104,7 @@ struct agent_state {
 /* How a process that loads or unloads modules lets the daemon put its probes in before any code of
  * them runs. A page shared with the daemon; every u32 of it but `wanted` may be a futex. */
 struct load_gate {
-  u32 version;      /* AGENT_V5 */
+  u32 version;      /* AGENT_V6 */
   u32 wanted;       /* daemon: 1 while something waits for a module; else nobody is told */
   u32 event;        /* agent: how often the loader changed its list of modules */
   u32 seen;         /* daemon: the last event that it woke up for, written at once */
@@ -148,7 +148,7 @@ struct map_request {
 #define MAP_BATCH_MAX 64u
 #define MAP_BATCH_FDS_MAX 64u
 struct map_batch {
-  u32 version; /* AGENT_V5 */
+  u32 version; /* AGENT_V6 */
   u32 count;
   s32 sockets[2]; /* made by the agent; the daemon sends the descriptors into sockets[0]'s peer */
   u32 fd_count;

@@ -7,10 +7,10 @@
 
 #include "map.h"
 
-#define RT_ENV_V1 1u
+#define RT_ENV_V2 2u
 
 struct rt_env {
-  u32 version;       /* RT_ENV_V1 */
+  u32 version;       /* RT_ENV_V2 */
   s32 tid_fs_offset; /* where libc keeps the thread id relative to fs base; <= 0: ask the kernel */
   u64 clock_gettime_fn; /* the vDSO's __vdso_clock_gettime; 0: use the system call */
   struct vm_map log; /* ring buffer for trace_printk records (struct printk_record); base 0: none */
@@ -30,8 +30,9 @@ struct rt_env {
   u32 mask_lost;    /* 1: masks cannot be followed any more */
   u32 masks_taken;  /* 1: the agent knows all handlers, and calls those in which nothing is blocked
                      */
+  u64 unwind_index; /* struct unwind_index *, see unwind.h; 0: stacks by frame pointers alone */
 };
-ABI_ASSERT(sizeof(struct rt_env) == 160, "the daemon writes this into targets");
+ABI_ASSERT(sizeof(struct rt_env) == 168, "the daemon writes this into targets");
 
 /* A page of the runtime's own; see rt_env.pid_cached. */
 struct rt_pid_page {

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -55,11 +56,14 @@ Napi::Object map_to_js(Napi::Env env, const MapObject& map, LoadedObject::MapTyp
 }
 
 // Helpers that read memory of the process by address: their programs want guarded loads.
-bool reads_memory(const ProgramImage& image) {
-  static constexpr uint32_t kReaders[] = {4, 6, 27, 36, 45, 67, 112, 113, 114, 115, 148, 165, 177};
-  return std::any_of(image.got.begin(), image.got.end(), [](const GotSlot& slot) {
+constexpr uint32_t kReaders[] = {4, 6, 27, 36, 45, 67, 112, 113, 114, 115, 148, 165, 177};
+// Those that ask for stacks: modules that come later are looked at for them.
+constexpr uint32_t kWalkers[] = {27, 67};
+
+bool calls_any(const ProgramImage& image, std::span<const uint32_t> helpers) {
+  return std::any_of(image.got.begin(), image.got.end(), [&](const GotSlot& slot) {
     return slot.kind == GotKind::kHelper &&
-           std::find(std::begin(kReaders), std::end(kReaders), slot.index) != std::end(kReaders);
+           std::find(helpers.begin(), helpers.end(), slot.index) != helpers.end();
   });
 }
 
@@ -72,7 +76,8 @@ Napi::Object prog_to_js(Napi::Env env, const ProgObject& prog) {
   set_number(info, "insnCount", static_cast<double>(prog.insns.size()));
   set_number(info, "jitBytes", static_cast<double>(prog.image.text.size()));
   info.Set("replaces", Napi::Boolean::New(env, prog.role == ProgRole::kReplace));
-  info.Set("readsMemory", Napi::Boolean::New(env, reads_memory(prog.image)));
+  info.Set("readsMemory", Napi::Boolean::New(env, calls_any(prog.image, kReaders)));
+  info.Set("walksStack", Napi::Boolean::New(env, calls_any(prog.image, kWalkers)));
   return info;
 }
 

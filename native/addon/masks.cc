@@ -120,12 +120,21 @@ Napi::Value target_lose_masks(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value target_follow_modules(const Napi::CallbackInfo& info) {
+  const uint32_t id = session_argument(info);
+  return run(info.Env(), [id](Answer* answer) {
+    Session* session = session_of(id, answer);
+    if (session != nullptr) settle(session->follow_modules(), answer);
+  });
+}
+
 }  // namespace
 
 void init_masks(Napi::Env env, Napi::Object exports) {
   exports.Set("targetSyscallBytes", Napi::Function::New<target_syscall_bytes>(env));
   exports.Set("targetMaskSites", Napi::Function::New<target_mask_sites>(env));
   exports.Set("targetMasks", Napi::Function::New<target_masks>(env));
+  exports.Set("targetFollowModules", Napi::Function::New<target_follow_modules>(env));
   exports.Set("targetFollowMasks", Napi::Function::New<target_follow_masks>(env));
   exports.Set("targetVanishedMaskSites", Napi::Function::New<target_vanished_mask_sites>(env));
   exports.Set("targetLoseMasks", Napi::Function::New<target_lose_masks>(env));

@@ -11,6 +11,7 @@
 
 #include "../vm/rt/guard.h"
 #include "../vm/rt/rt.h"
+#include "../vm/rt/unwind.h"
 
 #define AF_UNIX_ 1
 #define SOCK_STREAM_CLOEXEC_ (1 | 02000000)
@@ -244,6 +245,20 @@ u64 agent_pop_return(u64* slot, u32 site_id) {
     if (return_addr != 0) return return_addr;
   }
   __builtin_trap();
+}
+
+/* See rt/unwind.h. A tail call leaves several entries of one slot: each keeps what the one before it
+ * put there. */
+u64 rt_true_return(u64 slot, u64 addr) {
+  if (agent_state.shadows == 0) return addr;
+  const struct shadow_stack* shadow = shadow_of(thread_key(), 0);
+  if (shadow == 0) return addr;
+  const u64 depth = shadow->depth < SHADOW_DEPTH ? shadow->depth : SHADOW_DEPTH;
+  for (u64 i = depth; i > 0; --i) {
+    const struct shadow_entry* entry = &shadow->entries[i - 1];
+    if (entry->slot == slot && entry->return_point == addr) addr = entry->return_addr;
+  }
+  return addr;
 }
 
 /* Runs as a program on the entry of the unwinder (_Unwind_RaiseException and its like): writes the

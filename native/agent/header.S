@@ -7,7 +7,7 @@
   .globl agent_start
 agent_start:
   .quad 0x656d69746670625f /* AGENT_MAGIC */
-  .long 5                  /* AGENT_V5 */
+  .long 6                  /* AGENT_V6 */
   .long agent_data_start - agent_start
   .long agent_data_bytes
   .long rt_env - agent_start

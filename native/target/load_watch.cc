@@ -55,7 +55,7 @@ Result<std::unique_ptr<LoadWatch>> LoadWatch::create(std::function<void(uint32_t
       mmap(nullptr, ABI_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, shared->fd.get(), 0);
   if (view == MAP_FAILED) return fail(ENOMEM, "no memory to watch the loader");
   shared->gate = static_cast<load_gate*>(view);
-  shared->gate->version = AGENT_V5;
+  shared->gate->version = AGENT_V6;
   std::unique_ptr<LoadWatch> watch(new LoadWatch(shared));
   std::thread([shared, on_event = std::move(on_event)] { run(shared, on_event); }).detach();
   return watch;

@@ -33,21 +33,14 @@
 #include "journal.h"
 #include "load_watch.h"
 #include "proc_maps.h"
+#include "session_state.h"
 #include "standstill.h"
+#include "unwind_tables.h"
 
 namespace bpftime::target {
 
 class RemoteThread;
 class StoppedProcess;
-struct ArenaState;
-struct ChangeState;
-struct HookState;
-struct LaneState;
-struct MapState;
-struct PatchState;
-struct SessionState;
-struct SiteState;
-struct StepState;
 
 // kGoResume: the exit of runtime.asyncPreempt, where preempted goroutines go on.
 // kSigaction: the site is a `mov $13, %eax` in front of a `syscall`, and the agent answers it.
@@ -218,6 +211,9 @@ class Session {
   /// loader's list while something waits, and the target waits for settle_loads(event).
   Result<void> want_loads(bool wanted, const std::function<void(uint32_t event)>& on_event);
   void settle_loads(uint32_t event);
+
+  /// Modules came or went: programs that ask for stacks find callers in the new ones, too.
+  Result<void> follow_modules();
 
   /// Takes everything of ours out. All sites must be gone before. EBUSY while a thread is inside:
   /// ask again later; EALREADY, without a stop, while those that were have not run since.
@@ -412,6 +408,12 @@ class Session {
   Result<void> map_arena(Arena* arena, uint64_t start, uint64_t end);
   Result<void> ensure_program(uint32_t prog_id);
   Result<void> ensure_shadows();
+  Result<void> ensure_unwind(uint32_t prog_id);
+  Result<void> update_unwind();
+  void drop_parents_unwind(const Session& parent);
+  Result<std::shared_ptr<UnwindTable>> read_module(UnwindTables::Module* module);
+  Result<void> map_tables(const std::vector<std::shared_ptr<UnwindTable>>& tables);
+  Result<void> write_index(std::vector<UnwindTables::Module> modules);
   Result<std::vector<uint8_t>> make_got(const Image& image) const;
   void learn_code(Image* image) const;
   Result<Change> prepare(const SiteRequest& request);
@@ -554,6 +556,7 @@ class Session {
   uint64_t go_resumes_ = 0;
   int32_t go_offset_ = 0;  // of g, from the thread pointer
   std::unique_ptr<LoadWatch> load_watch_;
+  UnwindTables unwind_;
   agent_header header_{};
   std::shared_ptr<MapObject> log_;
   std::vector<std::unique_ptr<Arena>> arenas_;

@@ -41,7 +41,7 @@ uint64_t agent_region(pid_t pid, const std::vector<Region>& regions, agent_heade
   for (const Region& region : regions) {
     if (!region.exec || region.write || region.inode != 0 || !region.path.empty()) continue;
     if (read_memory(pid, region.start, header, sizeof *header).ok() &&
-        header->magic == AGENT_MAGIC && header->version == AGENT_V5 &&
+        header->magic == AGENT_MAGIC && header->version == AGENT_V6 &&
         header->state_off < (1u << 20)) {
       return region.start;
     }

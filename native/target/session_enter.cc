@@ -186,7 +186,7 @@ Result<std::shared_ptr<MapObject>> Session::create_log() {
 
 Result<void> Session::install_agent(const std::function<bool()>& still_allowed) {
   memcpy(&header_, bpftime_agent_blob, sizeof header_);
-  if (header_.magic != AGENT_MAGIC || header_.version != AGENT_V5) {
+  if (header_.magic != AGENT_MAGIC || header_.version != AGENT_V6) {
     return fail(EIO, "the agent blob does not match the daemon");
   }
   agent_bytes_ = header_.data_off + header_.data_bytes;
@@ -265,7 +265,7 @@ Result<void> Session::complete_agent(RemoteThread* thread) {
 
 Result<void> Session::fill_environment(uint64_t fs_base) {
   rt_env env{};
-  env.version = RT_ENV_V1;
+  env.version = RT_ENV_V2;
   env.tid_fs_offset = -1;
   for (const int32_t off : kTidOffsets) {
     uint32_t found = 0;
@@ -284,7 +284,7 @@ Result<void> Session::fill_environment(uint64_t fs_base) {
   env.pid_cached = 1;
   env.ns_tag = ns_tag_;
   agent_state state{};
-  state.version = AGENT_V5;
+  state.version = AGENT_V6;
   const JournalOwner us = JournalOwner::ourselves();
   state.owner_start = us.start_time;
   state.owner_tracer = us.tracer;
@@ -322,7 +322,7 @@ Result<void> Session::map_all(std::vector<MapWant>* wants) {
 
 Result<void> Session::run_batch(RemoteThread* thread, MapWant* wants, size_t count) {
   map_batch batch{};
-  batch.version = AGENT_V5;
+  batch.version = AGENT_V6;
   batch.count = static_cast<u32>(count);
   int fds[MAP_BATCH_FDS_MAX];
   for (size_t i = 0; i < count; ++i) {

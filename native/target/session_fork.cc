@@ -60,6 +60,7 @@ Result<void> Session::inherit(const Session& parent) {
   map_addrs_ = parent.map_addrs_;
   map_bytes_ = parent.map_bytes_;
   orphans_ = parent.orphans_;
+  drop_parents_unwind(parent);
   former_code_ = parent.former_code_;
   images_ = parent.images_;
   for (auto& [id, image] : images_) image.users = 0;

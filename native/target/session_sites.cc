@@ -284,7 +284,8 @@ Result<Session::Change> Session::prepare(const SiteRequest& request) {
   }
   for (const HookRequest& hook : request.hooks) {
     if (hook.kind != HookKind::kProgram) continue;
-    const Result<void> ready = ensure_program(hook.prog_id);
+    Result<void> ready = ensure_program(hook.prog_id);
+    if (ready.ok()) ready = ensure_unwind(hook.prog_id);
     if (!ready) return ready.error();
     if (!hook.on_return) continue;
     const Result<void> shadows = ensure_shadows();

@@ -296,7 +296,7 @@ bool check_change(const ChangeState& change, const SessionState& state) {
 
 bool check(const SessionState& state) {
   const agent_header& header = state.header;
-  if (header.magic != AGENT_MAGIC || header.version != AGENT_V5) return false;
+  if (header.magic != AGENT_MAGIC || header.version != AGENT_V6) return false;
   if (!is_range(state.agent, state.agent_bytes)) return false;
   if (uint64_t{header.data_off} + header.data_bytes != state.agent_bytes) return false;
   for (const u32 off :

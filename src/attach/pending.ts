@@ -46,7 +46,9 @@ const isHijacked = (hook: Hook) => hook.exitForm === 'balanced';
 export async function followLoads(process: EnteredProcess): Promise<void> {
   const wanted =
     pendingOf(process).length > 0 ||
-    hooksOf(process).some((hook) => hook.awaited !== undefined || isHijacked(hook));
+    hooksOf(process).some(
+      (hook) => hook.awaited !== undefined || isHijacked(hook) || hook.program.walksStack,
+    );
   if (process.loader === 'none') {
     if (!wanted) return;
     process.loader = (await hookLoader(process).catch(() => false)) ? 'hooked' : 'polled';
@@ -182,6 +184,9 @@ export async function settleModules(follower: Follower, process: EnteredProcess)
   const modules = readModules(process.identity.pid);
   await release(follower, process, modules);
   await attachPending(follower, process, modules);
+  if (hooksOf(process).some((hook) => hook.program.walksStack)) {
+    await native.targetFollowModules(process.session);
+  }
   // C programs load the unwinder when a thread is cancelled for the first time.
   if (hooksOf(process).some(isHijacked)) await follower.guardUnwinders(process);
 }

@@ -1,9 +1,10 @@
 // Lines of maps/<map>/entries: `KEY: VALUE`, typed by BTF. Per-CPU maps have a list of one value
 // per CPU. What is read can be written back; `-KEY` deletes. Queues, stacks and bloom filters have
 // no keys: a line is a `VALUE` that is pushed, `-` takes out what a program would get next. Values
-// of stack trace maps are lists of addresses, which only programs write.
+// of stack trace maps are lists of addresses, with what stands there, which only programs write.
 import { fail } from '../errors.js';
 import type { BpfMapInfo, BpfObjectInfo } from '../native.js';
+import type { DescribeAddress } from '../types.js';
 import { encodeValue } from './encode.js';
 import { formatValue } from './format.js';
 import { keyPlan, valuePlan } from './object-types.js';
@@ -35,18 +36,35 @@ function valueBytes(map: BpfMapInfo): number {
 }
 
 /** Addresses, from the probe outwards; zeroes fill up what is left. */
-function showStack(bytes: Buffer): string {
+function addressesOf(bytes: Buffer): bigint[] {
   const addresses = [];
   for (let at = 0; at + 8 <= bytes.length; at += 8) {
     const address = bytes.readBigUInt64LE(at);
     if (address === 0n) break;
-    addresses.push(`"0x${address.toString(16)}"`);
+    addresses.push(address);
   }
-  return `[${addresses.join(',')}]`;
+  return addresses;
 }
 
-function showValue(map: BpfMapInfo, plan: Plan, bytes: Buffer): string {
-  if (map.type === STACK_TRACE) return showStack(bytes);
+const showAddress = (address: bigint): string => `0x${address.toString(16)}`;
+
+function showStack(bytes: Buffer, describe: DescribeAddress): string {
+  const texts = addressesOf(bytes).map((address, index) => describe(address, index > 0));
+  return `[${texts.map((text) => JSON.stringify(text)).join(',')}]`;
+}
+
+/** All addresses of a dump of a stack trace map; none of another map's. */
+export function stackAddresses(map: BpfMapInfo, dump: Dump): Set<bigint> {
+  if (map.type !== STACK_TRACE) return new Set();
+  const entryBytes = map.keySize + map.valueSize;
+  const stacks = Array.from({ length: dump.count }, (_, i) =>
+    dump.entries.subarray(i * entryBytes + map.keySize, (i + 1) * entryBytes),
+  );
+  return new Set(stacks.flatMap(addressesOf));
+}
+
+function showValue(map: BpfMapInfo, plan: Plan, bytes: Buffer, describe: DescribeAddress): string {
+  if (map.type === STACK_TRACE) return showStack(bytes, describe);
   if (!isPerCpu(map)) return formatValue(plan, bytes);
   const stride = roundUp8(map.valueSize);
   const values = [];
@@ -57,11 +75,18 @@ function showValue(map: BpfMapInfo, plan: Plan, bytes: Buffer): string {
   return `[${values.join(',')}]`;
 }
 
-/** All entries of a dump (native.bpfMapDump), a line each. */
+/** What native.bpfMapDump gives. */
+interface Dump {
+  count: number;
+  entries: Buffer;
+}
+
+/** All entries of a dump, a line each; `describe` says what the addresses of stacks are. */
 export function showEntries(
   object: BpfObjectInfo,
   map: BpfMapInfo,
-  dump: { count: number; entries: Buffer },
+  dump: Dump,
+  describe: DescribeAddress = showAddress,
 ): string {
   const [key, value] = [keyPlan(object, map), valuePlan(object, map)];
   const entryBytes = map.keySize + valueBytes(map);
@@ -69,7 +94,7 @@ export function showEntries(
   for (let i = 0; i < dump.count; i++) {
     const entry = dump.entries.subarray(i * entryBytes, (i + 1) * entryBytes);
     const keyText = isKeyless(map) ? '' : `${formatValue(key, entry.subarray(0, map.keySize))}: `;
-    lines.push(`${keyText}${showValue(map, value, entry.subarray(map.keySize))}\n`);
+    lines.push(`${keyText}${showValue(map, value, entry.subarray(map.keySize), describe)}\n`);
   }
   return lines.join('');
 }

@@ -1,10 +1,12 @@
 // maps/<map>: the maps of attached objects as text (typed by BTF), as bytes, and as a stream.
 import type { AttachEngine } from '../attach/engine.js';
 import type { NamedMap } from '../attach/state.js';
-import { parseEntry, showEntries } from '../bpf/entries.js';
+import { parseEntry, showEntries, stackAddresses } from '../bpf/entries.js';
 import { MAP_ENTRIES_SHOWN_MAX, STREAM_RETAINED_BYTES } from '../config.js';
 import { fail, refusalOf } from '../errors.js';
 import { native } from '../native.js';
+import { describeAddresses } from '../symbols/describe.js';
+import type { Pid } from '../types.js';
 import { keyedLines } from './format.js';
 import type { Context, Row } from './node.js';
 import { pidOf } from './procs.js';
@@ -50,9 +52,10 @@ function infoText({ info, object, name }: NamedMap): string {
   ]);
 }
 
-function entriesText(map: NamedMap): string {
+async function entriesText(map: NamedMap, pid: Pid): Promise<string> {
   const dump = native.bpfMapDump(map.info.id, MAP_ENTRIES_SHOWN_MAX);
-  return showEntries(map.object.info, map.info, dump);
+  const describe = await describeAddresses(pid, stackAddresses(map.info, dump));
+  return showEntries(map.object.info, map.info, dump, describe);
 }
 
 function writeEntries(map: NamedMap, lines: string[]): void {
@@ -88,7 +91,7 @@ export function mapsRows(engine: AttachEngine): Row[] {
       kind: 'line',
       doc: 'one `KEY: VALUE` line per entry, typed by BTF; write a line to update, `-KEY` to delete; queues and stacks: `VALUE` lines, oldest first, `-` takes one out',
       handlers: {
-        read: (context) => entriesText(mapOf(engine, context)),
+        read: (context) => entriesText(mapOf(engine, context), pidOf(context)),
         line: (context, lines) => writeEntries(mapOf(engine, context), lines),
       },
     },

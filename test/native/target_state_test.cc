@@ -20,7 +20,7 @@ static SessionState sample() {
   state.start_time = 4711;
   state.agent = 0x7f0000000000;
   state.header.magic = AGENT_MAGIC;
-  state.header.version = AGENT_V5;
+  state.header.version = AGENT_V6;
   state.header.data_off = 0x5000;
   state.header.data_bytes = 0x3000;
   state.agent_bytes = 0x8000;

@@ -191,6 +191,40 @@ long rt_read_user(void* dst, u64 src, u64 len) {
   return -RT_EFAULT;
 }
 
+void rt_reads_begin(struct rt_reads* reads) {
+  reads->start = 0;
+  reads->count = 0;
+  reads->blocked = let_faults_through();
+}
+
+void rt_reads_end(const struct rt_reads* reads) { block_again(reads->blocked); }
+
+/* The words from `addr` to the end of its page, as far as there is room: all are there, or none. */
+static long fill_reads(struct rt_reads* reads, u64 addr) {
+  const u64 in_page = (ABI_PAGE_BYTES - (addr & (ABI_PAGE_BYTES - 1))) / 8;
+  const u64 count = in_page < RT_READS_WORDS ? in_page : RT_READS_WORDS;
+  reads->count = 0;
+  const u64 done = copy_by_kernel(RT_SYS_PROCESS_VM_READV, (u64)reads->words, addr, count * 8);
+  if (done != count * 8) return -RT_EFAULT;
+  reads->start = addr;
+  reads->count = count;
+  return 0;
+}
+
+long rt_reads_word(struct rt_reads* reads, u64 addr, u64* out) {
+  *out = 0;
+  if (RT_UNLIKELY(!is_user_range(addr, 8))) return -RT_EFAULT;
+  if (rt_env.guard_mode == 1) {
+    if (RT_LIKELY(rt_guard_copy(out, addr, 8) == 8)) return 0;
+    *out = 0;
+    return -RT_EFAULT;
+  }
+  if ((addr & 7) != 0) return rt_read_by_kernel(out, addr, 8);
+  if (addr - reads->start >= reads->count * 8 && fill_reads(reads, addr) != 0) return -RT_EFAULT;
+  *out = reads->words[(addr - reads->start) / 8];
+  return 0;
+}
+
 long rt_read_by_kernel(void* dst, u64 src, u64 len) {
   if (!is_user_range(src, len)) return -RT_EFAULT;
   const u64 done = copy_by_kernel(RT_SYS_PROCESS_VM_READV, (u64)dst, src, len);

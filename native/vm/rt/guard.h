@@ -28,6 +28,20 @@ long rt_read_by_kernel(void* dst, u64 src, u64 len);
 /* 0 or -EFAULT; honours page protections. */
 long rt_write_user(u64 dst, const void* src, u64 len);
 
+/* Words that lie close to one another, as those of a stack do, for the price of few reads: signals
+ * are let through once, and where the kernel reads it does so by the piece. */
+#define RT_READS_WORDS 64u
+struct rt_reads {
+  u64 blocked;
+  u64 start; /* of what the kernel read; aligned */
+  u64 count; /* words of it */
+  u64 words[RT_READS_WORDS];
+};
+void rt_reads_begin(struct rt_reads* reads);
+void rt_reads_end(const struct rt_reads* reads);
+/* 0, or -EFAULT with *out zeroed. */
+long rt_reads_word(struct rt_reads* reads, u64 addr, u64* out);
+
 #pragma GCC visibility pop
 #ifdef __cplusplus
 }

@@ -10,6 +10,7 @@
 #include "ring.h"
 #include "rt.h"
 #include "stacks.h"
+#include "unwind.h"
 
 #define HELPER(fn)                                                       \
   u64 fn(__attribute__((unused)) u64 r1, __attribute__((unused)) u64 r2, \
@@ -29,6 +30,7 @@
 #define RING_FLAGS 3ull               /* NO_WAKEUP, FORCE_WAKEUP: nobody is ever woken */
 #define STACK_SKIP_MASK 0xffull
 #define STACK_USER (1ull << 8)
+#define STACK_BUILD_ID (1ull << 11)
 
 HELPER(rt_help_map_lookup) { return (u64)rt_map_lookup(MAP(r1), (const void*)r2); }
 HELPER(rt_help_map_update) {
@@ -231,18 +233,25 @@ static long check_stack_flags(u64 flags, u64 also_known) {
 }
 
 HELPER(rt_help_get_stack) {
-  u64* out = (u64*)r2;
+  u64 ips[RT_STACK_FRAMES_MAX];
+  u8* out = (u8*)r2;
   u32 size = (u32)r3;
-  long refused = size % 8 != 0 ? -RT_EINVAL : check_stack_flags(r4, 0);
+  u32 entry = (r4 & STACK_BUILD_ID) != 0 ? sizeof(struct rt_build_id) : sizeof(u64);
+  long refused = size % entry != 0 ? -RT_EINVAL : check_stack_flags(r4, STACK_BUILD_ID);
   if (refused != 0) {
     rt_memset(out, 0, size);
     return (u64)refused;
   }
-  u32 count_max = size / 8 < RT_STACK_FRAMES_MAX ? size / 8 : RT_STACK_FRAMES_MAX;
-  u32 skip = (u32)(r4 & STACK_SKIP_MASK);
-  u32 count = rt_stack_walk((const struct probe_frame*)r1, skip, out, count_max);
-  rt_memset(out + count, 0, size - count * 8);
-  return (u64)count * 8;
+  u32 room = size / entry < RT_STACK_FRAMES_MAX ? size / entry : RT_STACK_FRAMES_MAX;
+  u32 count =
+      rt_stack_walk((const struct probe_frame*)r1, (u32)(r4 & STACK_SKIP_MASK), ips, room);
+  if (entry == sizeof(u64)) {
+    rt_memcpy(out, ips, (u64)count * entry);
+  } else {
+    rt_stack_build_ids(ips, count, (struct rt_build_id*)out);
+  }
+  rt_memset(out + (u64)count * entry, 0, size - count * entry);
+  return (u64)count * entry;
 }
 
 HELPER(rt_help_get_stackid) {

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "helpers.h"
+#include "unwind.h"
 
 extern struct rt_pid_page rt_pid_page;
 
@@ -20,8 +21,13 @@ static s32 find_tid_offset(void) {
   return tid == (u32)syscall(SYS_gettid) ? (s32)field[2] : -1;
 }
 
+u64 rt_true_return(u64 slot, u64 addr) {
+  (void)slot;
+  return addr;
+}
+
 void rt_env_init_hosted(void) {
-  rt_env.version = RT_ENV_V1;
+  rt_env.version = RT_ENV_V2;
   rt_env.pid = (u32)getpid();
   rt_env.tid_fs_offset = find_tid_offset();
   rt_env.clock_gettime_fn = (u64)(uintptr_t)&clock_gettime;

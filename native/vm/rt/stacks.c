@@ -1,51 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "stacks.h"
 
-#include "guard.h"
 #include "rt.h"
 
 #define READ_TRIES 4
-
-/* At a function's first instruction the frame pointer is still the caller's, so the caller is only
- * found at the top of the stack. It is believed if a call instruction precedes it. */
-static u64 return_address_at_entry(const struct probe_frame* frame) {
-  u64 addr;
-  u8 code[7];
-  if (frame->regs.ip != frame->func_ip) return 0;
-  if (rt_read_user(&addr, frame->regs.sp, 8) != 0 || addr < sizeof(code)) return 0;
-  if (rt_read_user(code, addr - sizeof(code), sizeof(code)) != 0) return 0;
-  if (code[2] == 0xe8) return addr;
-  for (u32 i = 0; i < 6; i++) {
-    if (code[i] == 0xff && (code[i + 1] & 0x38) == 0x10) return addr;
-  }
-  return 0;
-}
-
-u32 rt_stack_walk(const struct probe_frame* frame, u32 skip, u64* out, u32 count_max) {
-  u32 count = 0;
-  u64 caller = return_address_at_entry(frame);
-  u64 fp = frame->regs.bp;
-  u64 ip = frame->regs.ip;
-  while (count < count_max) {
-    if (skip != 0) {
-      skip--;
-    } else {
-      out[count++] = ip;
-    }
-    u64 link[2];
-    if (caller != 0) {
-      ip = caller;
-      caller = 0;
-      continue;
-    }
-    if (fp < frame->regs.sp || (fp & 7) != 0 || rt_read_user(link, fp, sizeof(link)) != 0) break;
-    if (link[1] == 0) break;
-    ip = link[1];
-    /* Frames only ever lie further up: no cycle, at most count_max + skip steps. */
-    fp = link[0] > fp ? link[0] : 0;
-  }
-  return count;
-}
 
 int rt_stacks_layout(struct vm_map* map) {
   u32 depth = map->value_size / 8;

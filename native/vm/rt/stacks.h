@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* User stacks by frame pointer, and STACK_TRACE maps, which keep each stack once under an id that
- * its hash gives; map.c dispatches to these.
+/* STACK_TRACE maps, which keep each stack once under an id that its hash gives; map.c dispatches to
+ * these. The stacks themselves: unwind.h.
  *
  * A bucket's word says whose it is: hash << 32 | the writer's id (rt.h), or RT_STACK_DONE. Who
  * finds its own hash takes the id, whether the writer has finished or not; one that died half-way
@@ -8,15 +8,14 @@
 #ifndef BPFTIME_RT_STACKS_H
 #define BPFTIME_RT_STACKS_H
 
-#include "../../abi/frame.h"
 #include "map.h"
+#include "unwind.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 #pragma GCC visibility push(hidden)
 
-#define RT_STACK_FRAMES_MAX 127u /* the kernel's default of perf_event_max_stack */
 #define RT_STACK_FAST_COMPARE (1ull << 9)
 #define RT_STACK_REUSE (1ull << 10)
 #define RT_STACK_DONE 0xffffffffu
@@ -25,9 +24,6 @@ struct rt_stack_bucket {
   u64 word;
   u64 count; /* of addresses, which follow; above, how often it was written << 32 */
 };
-
-/* Addresses from where the probe is outwards, without the first `skip`; how many. */
-u32 rt_stack_walk(const struct probe_frame* frame, u32 skip, u64* out, u32 count_max);
 
 int rt_stacks_layout(struct vm_map* map);
 /* The id, or -EEXIST: its bucket has another stack (and RT_STACK_REUSE was not asked for). */

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MIT
+#include "elf_module.h"
+
+#include <elf.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "byte_reader.h"
+
+namespace bpftime::unwind {
+
+namespace {
+
+constexpr uint32_t kPhdrsMax = 128;
+constexpr uint64_t kNotesBytesMax = 4096;
+constexpr uint64_t kAddrEnd = uint64_t{1} << 47;
+constexpr uint64_t kPage = 4096;
+constexpr size_t kChunkBytes = 1 << 20;
+// Of .eh_frame_hdr: version, three encodings, then where .eh_frame is, from here.
+constexpr uint8_t kHdrVersion = 1, kPcRelSdata4 = 0x1b;
+constexpr uint64_t kEhFramePtrAt = 4;
+
+Result<std::vector<Elf64_Phdr>> read_headers(uint64_t start, const MemoryReader& read) {
+  Elf64_Ehdr ehdr{};
+  const auto refuse = fail(ENOEXEC, "it is no ELF file for this processor");
+  if (!read(start, &ehdr, sizeof ehdr)) return refuse;
+  if (memcmp(ehdr.e_ident, ELFMAG, SELFMAG) != 0 || ehdr.e_ident[EI_CLASS] != ELFCLASS64 ||
+      ehdr.e_ident[EI_DATA] != ELFDATA2LSB || ehdr.e_machine != EM_X86_64 ||
+      ehdr.e_phentsize != sizeof(Elf64_Phdr) || ehdr.e_phnum == 0 || ehdr.e_phnum > kPhdrsMax ||
+      ehdr.e_phoff > kAddrEnd) {
+    return refuse;
+  }
+  std::vector<Elf64_Phdr> headers(ehdr.e_phnum);
+  if (!read(start + ehdr.e_phoff, headers.data(), headers.size() * sizeof(Elf64_Phdr))) {
+    return refuse;
+  }
+  for (const Elf64_Phdr& one : headers) {
+    if (one.p_vaddr > kAddrEnd || one.p_memsz > kAddrEnd || one.p_filesz > kAddrEnd ||
+        one.p_offset > kAddrEnd) {
+      return refuse;
+    }
+  }
+  return headers;
+}
+
+void read_build_id(const Elf64_Phdr& notes, const MemoryReader& read, ElfModule* out) {
+  std::vector<uint8_t> bytes(std::min<uint64_t>(notes.p_filesz, kNotesBytesMax));
+  if (!read(out->bias + notes.p_vaddr, bytes.data(), bytes.size())) return;
+  ByteReader in(bytes);
+  while (!in.at_end()) {
+    const auto note = in.number<Elf64_Nhdr>();
+    const auto name = in.take((uint64_t{note.n_namesz} + 3) & ~uint64_t{3});
+    const auto desc = in.take((uint64_t{note.n_descsz} + 3) & ~uint64_t{3});
+    if (!in.ok()) return;
+    if (note.n_type != NT_GNU_BUILD_ID || note.n_namesz != 4 || note.n_descsz == 0) continue;
+    if (memcmp(name.data(), ELF_NOTE_GNU, 4) != 0) continue;
+    memcpy(out->build_id, desc.data(),
+           std::min<size_t>(note.n_descsz, sizeof out->build_id));
+    return;
+  }
+}
+
+// Up to the end of the segment around it, or where the target's memory ends.
+void read_eh_frame_bytes(const std::vector<Elf64_Phdr>& headers, uint64_t hdr_vaddr,
+                         const MemoryReader& read, ElfModule* out) {
+  uint8_t hdr[kEhFramePtrAt + sizeof(int32_t)] = {};
+  if (!read(out->bias + hdr_vaddr, hdr, sizeof hdr)) return;
+  if (hdr[0] != kHdrVersion || hdr[1] != kPcRelSdata4) return;
+  int32_t distance = 0;
+  memcpy(&distance, &hdr[kEhFramePtrAt], sizeof distance);
+  const uint64_t vaddr = hdr_vaddr + kEhFramePtrAt + static_cast<uint64_t>(int64_t{distance});
+  for (const Elf64_Phdr& one : headers) {
+    if (one.p_type != PT_LOAD || vaddr < one.p_vaddr || vaddr - one.p_vaddr >= one.p_filesz) continue;
+    const uint64_t size = std::min(one.p_vaddr + one.p_filesz - vaddr, kEhFrameBytesMax);
+    out->vaddr = vaddr;
+    out->eh_frame.resize(size);
+    for (uint64_t at = 0; at < size; at += kChunkBytes) {
+      const size_t chunk = std::min<uint64_t>(kChunkBytes, size - at);
+      if (read(out->bias + vaddr + at, &out->eh_frame[at], chunk)) continue;
+      out->eh_frame.resize(at);
+      return;
+    }
+    return;
+  }
+}
+
+// How much of these bytes is .eh_frame: up to a length of zero, with it.
+size_t section_bytes(const std::vector<uint8_t>& bytes) {
+  ByteReader in(bytes);
+  while (!in.at_end()) {
+    uint64_t length = in.number<uint32_t>();
+    if (length == UINT32_MAX) length = in.number<uint64_t>();
+    if (length == 0) return in.at();
+    in.take(length);
+  }
+  return bytes.size();
+}
+
+}  // namespace
+
+Result<ElfModule> read_elf_module(uint64_t start, const MemoryReader& read) {
+  Result<std::vector<Elf64_Phdr>> headers = read_headers(start, read);
+  if (!headers) return headers.error();
+  const Elf64_Phdr* first = nullptr;
+  for (const Elf64_Phdr& one : headers.value()) {
+    if (one.p_type == PT_LOAD && one.p_offset < kPage && first == nullptr) first = &one;
+  }
+  if (first == nullptr) return fail(ENOEXEC, "no segment of it begins with the file");
+  ElfModule out;
+  out.bias = start - (first->p_vaddr - first->p_offset);
+  out.text_start = UINT64_MAX;
+  for (const Elf64_Phdr& one : headers.value()) {
+    if (one.p_type == PT_NOTE) read_build_id(one, read, &out);
+    if (one.p_type != PT_LOAD || (one.p_flags & PF_X) == 0) continue;
+    out.text_start = std::min(out.text_start, one.p_vaddr);
+    out.text_end = std::max(out.text_end, one.p_vaddr + one.p_memsz);
+  }
+  if (out.text_end == 0) return fail(ENOEXEC, "it has no code");
+  for (const Elf64_Phdr& one : headers.value()) {
+    if (one.p_type == PT_GNU_EH_FRAME) {
+      read_eh_frame_bytes(headers.value(), one.p_vaddr, read, &out);
+      out.eh_frame.resize(section_bytes(out.eh_frame));
+      break;
+    }
+  }
+  return out;
+}
+
+}  // namespace bpftime::unwind

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT
+// Where a mapped module has its unwind information, by its program headers alone: sections are not
+// mapped. What is read is a process' memory, or made to look like it: hostile.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "../base/result.h"
+#include "eh_frame.h"
+
+namespace bpftime::unwind {
+
+/// Reads `size` bytes at an address; false when they are not all there.
+using MemoryReader = std::function<bool(uint64_t addr, void* out, size_t size)>;
+
+constexpr uint64_t kEhFrameBytesMax = uint64_t{128} << 20;
+
+struct ElfModule {
+  uint64_t bias = 0;                      // address of link address 0
+  uint64_t text_start = 0, text_end = 0;  // as linked
+  uint64_t vaddr = 0;                     // of .eh_frame
+  std::vector<uint8_t> eh_frame;          // empty: there is none that we can read
+  uint8_t build_id[UNWIND_BUILD_ID_BYTES] = {};
+
+  [[nodiscard]] EhFrameInput input() const {
+    return {eh_frame, vaddr, bias, text_start, text_end};
+  }
+};
+
+/// The module whose file's first page is mapped at `start`. ENOEXEC: it is no ELF file for x86-64,
+/// or a damaged one.
+Result<ElfModule> read_elf_module(uint64_t start, const MemoryReader& read);
+
+}  // namespace bpftime::unwind
