@@ -17,6 +17,8 @@ export interface ProbeSpec {
   dir?: 'replace';
   /** The functions that are probed, when it is not the timed one itself. */
   sites?: readonly string[];
+  /** By how much the difference is divided; by the number of sites unless said. */
+  parts?: number;
   /** Threads that call it at the same time, each on a core of its own. */
   threads?: 1 | 2;
   /** Whose function it is; `target` unless said. */
@@ -47,14 +49,14 @@ async function probedMinusBare(bench: Bench, spec: ProbeSpec, attach: Attach): P
   const target = await bench.target(spec.program);
   const samples: number[] = [];
   const absolutes: number[] = [];
-  const { fn, sites = [fn], threads } = spec;
+  const { fn, sites = [fn], threads, parts = sites.length } = spec;
   let lost = 0;
   for (let i = 0; i < ROUNDS; i++) {
     const bare = await nsPerCall(target, fn, threads);
     const detach = await attach(bench, spec);
     const probed = await nsPerCall(target, fn, threads);
     lost += await detach();
-    samples.push((probed - bare) / sites.length);
+    samples.push((probed - bare) / parts);
     absolutes.push(probed);
   }
   return lost > 0

@@ -63,6 +63,14 @@ uint64_t f_deep8(uint64_t x);
 
 static volatile uint64_t sink;
 
+// Calls f_push from below 30 frames of its own, which have no frame pointers.
+static __attribute__((noinline, noclone)) uint64_t nest(uint64_t depth, uint64_t x) {
+  volatile uint64_t room[4] = {depth};
+  const uint64_t below = depth == 0 ? f_push(x) : nest(depth - 1, x);
+  return below + room[0];
+}
+static uint64_t f_nest(uint64_t x) { return nest(29, x); }
+
 // The argument counts up, so calls do not wait for each other's results.
 #define LOOP(name)                                                 \
   static void loop_##name(uint32_t calls) {                        \
@@ -75,6 +83,7 @@ LOOP(f_nop5)
 LOOP(f_endbr64)
 LOOP(f_tail)
 LOOP(f_deep8)
+LOOP(f_nest)
 
 // One pair of calls, as the compiler must not leave them out.
 static void loop_malloc(uint32_t calls) {
@@ -88,7 +97,8 @@ static const struct {
   const char* name;
   void (*loop)(uint32_t calls);
 } kFunctions[] = {{"f_push", loop_f_push}, {"f_nop5", loop_f_nop5},   {"f_endbr64", loop_f_endbr64},
-                  {"f_tail", loop_f_tail}, {"f_deep8", loop_f_deep8}, {"malloc", loop_malloc}};
+                  {"f_tail", loop_f_tail}, {"f_deep8", loop_f_deep8}, {"f_nest", loop_f_nest},
+                  {"malloc", loop_malloc}};
 
 static double thread_ns(void) {
   struct timespec now;

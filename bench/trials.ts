@@ -51,6 +51,16 @@ const probeTrials: Trial[] = programs.map(([what, object, description]) => ({
   run: ourProbe({ object, fn: 'f_push' }),
 }));
 
+const stackTrials: Trial[] = [
+  {
+    name: 'probe.entry.stack.frame',
+    group: 'probe',
+    unit: 'ns',
+    description: 'ours: entry, 24 callers without frame pointers are found, per caller',
+    run: ourProbe({ object: 'entry-stack', fn: 'f_nest', sites: ['f_push'], parts: 24 }),
+  },
+];
+
 const vmTrials: Trial[] = [
   ...(['kernel', 'ours', 'native'] as const).flatMap((engine) =>
     Object.entries(vmPrograms).map(
@@ -310,6 +320,7 @@ export const trials: readonly Trial[] = [
     run: callDirect,
   },
   ...probeTrials,
+  ...stackTrials,
   ...otherSites,
   ...replacements,
   ...goTrials,

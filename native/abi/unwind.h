@@ -65,10 +65,10 @@ struct unwind_table {
 #define UNWIND_BUILD_ID_BYTES 20u
 /* One executable mapping. */
 struct unwind_module {
-  u64 start, end; /* addresses in the target */
-  u64 bias;       /* where link address 0 would be */
-  u64 table;      /* struct unwind_table *; 0: it has none */
-  u64 file_off;   /* of start */
+  u64 start, end;                     /* addresses in the target */
+  u64 bias;                           /* where link address 0 would be */
+  u64 table;                          /* struct unwind_table *; 0: it has none */
+  u64 file_off;                       /* of start */
   u8 build_id[UNWIND_BUILD_ID_BYTES]; /* zeroes: it has none */
   u32 reserved;
 };

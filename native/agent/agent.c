@@ -247,8 +247,8 @@ u64 agent_pop_return(u64* slot, u32 site_id) {
   __builtin_trap();
 }
 
-/* See rt/unwind.h. A tail call leaves several entries of one slot: each keeps what the one before it
- * put there. */
+/* See rt/unwind.h. A tail call leaves several entries of one slot: each keeps what the one before
+ * it put there. */
 u64 rt_true_return(u64 slot, u64 addr) {
   if (agent_state.shadows == 0) return addr;
   const struct shadow_stack* shadow = shadow_of(thread_key(), 0);

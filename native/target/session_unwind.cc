@@ -30,9 +30,8 @@ bool walks_stack(const ProgObject& program) {
 // What the parent mapped since may be anything here.
 void Session::drop_parents_unwind(const Session& parent) {
   std::erase_if(orphans_, [&](const auto& range) {
-    const bool is_table =
-        std::any_of(parent.unwind_.mapped.begin(), parent.unwind_.mapped.end(),
-                    [&](const auto& one) { return one.addr == range.first; });
+    const bool is_table = std::any_of(parent.unwind_.mapped.begin(), parent.unwind_.mapped.end(),
+                                      [&](const auto& one) { return one.addr == range.first; });
     const Region* region = region_at(regions_, range.first);
     return is_table && (region == nullptr || !region->path.starts_with(kUnwindPath));
   });
@@ -135,9 +134,9 @@ Result<void> Session::write_index(std::vector<UnwindTables::Module> modules) {
   const auto count = static_cast<uint32_t>(entries.size());
   const uint32_t version = UNWIND_V1;
   const uint64_t at = unwind_.index;
-  Result<void> step = put(at + offsetof(unwind_index, modules) +
-                              half * UNWIND_MODULES_MAX * sizeof(unwind_module),
-                          entries.data(), entries.size() * sizeof(unwind_module));
+  Result<void> step =
+      put(at + offsetof(unwind_index, modules) + half * UNWIND_MODULES_MAX * sizeof(unwind_module),
+          entries.data(), entries.size() * sizeof(unwind_module));
   if (step.ok()) step = put(at + offsetof(unwind_index, counts) + half * 4, &count, sizeof count);
   if (step.ok()) step = put(at, &version, sizeof version);
   if (step.ok()) step = put(at + offsetof(unwind_index, generation), &next, sizeof next);

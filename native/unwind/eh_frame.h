@@ -30,9 +30,9 @@ struct EhFrameInput {
 struct UnwindRows {
   std::vector<unwind_row> rows;  // sorted by start; the last one knows nothing
   std::vector<unwind_wide> wides;
-  uint32_t functions = 0;        // FDEs that became rows
-  uint32_t unknown = 0;          // rows whose rules are not understood
-  bool is_relocated = false;     // some pointer was absolute: the bytes are of one process alone
+  uint32_t functions = 0;     // FDEs that became rows
+  uint32_t unknown = 0;       // rows whose rules are not understood
+  bool is_relocated = false;  // some pointer was absolute: the bytes are of one process alone
 };
 
 /// E2BIG: more than kRowsMax rows. A section that ends amid an entry gives what comes before it.

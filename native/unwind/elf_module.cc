@@ -55,8 +55,7 @@ void read_build_id(const Elf64_Phdr& notes, const MemoryReader& read, ElfModule*
     if (!in.ok()) return;
     if (note.n_type != NT_GNU_BUILD_ID || note.n_namesz != 4 || note.n_descsz == 0) continue;
     if (memcmp(name.data(), ELF_NOTE_GNU, 4) != 0) continue;
-    memcpy(out->build_id, desc.data(),
-           std::min<size_t>(note.n_descsz, sizeof out->build_id));
+    memcpy(out->build_id, desc.data(), std::min<size_t>(note.n_descsz, sizeof out->build_id));
     return;
   }
 }
@@ -71,7 +70,8 @@ void read_eh_frame_bytes(const std::vector<Elf64_Phdr>& headers, uint64_t hdr_va
   memcpy(&distance, &hdr[kEhFramePtrAt], sizeof distance);
   const uint64_t vaddr = hdr_vaddr + kEhFramePtrAt + static_cast<uint64_t>(int64_t{distance});
   for (const Elf64_Phdr& one : headers) {
-    if (one.p_type != PT_LOAD || vaddr < one.p_vaddr || vaddr - one.p_vaddr >= one.p_filesz) continue;
+    if (one.p_type != PT_LOAD || vaddr < one.p_vaddr || vaddr - one.p_vaddr >= one.p_filesz)
+      continue;
     const uint64_t size = std::min(one.p_vaddr + one.p_filesz - vaddr, kEhFrameBytesMax);
     out->vaddr = vaddr;
     out->eh_frame.resize(size);

@@ -24,9 +24,7 @@ struct ElfModule {
   std::vector<uint8_t> eh_frame;          // empty: there is none that we can read
   uint8_t build_id[UNWIND_BUILD_ID_BYTES] = {};
 
-  [[nodiscard]] EhFrameInput input() const {
-    return {eh_frame, vaddr, bias, text_start, text_end};
-  }
+  [[nodiscard]] EhFrameInput input() const { return {eh_frame, vaddr, bias, text_start, text_end}; }
 };
 
 /// The module whose file's first page is mapped at `start`. ENOEXEC: it is no ELF file for x86-64,

@@ -39,7 +39,13 @@ enum CfaOp : uint8_t {
 };
 constexpr uint8_t kHighBits = 0xc0, kLowBits = 0x3f;
 
-enum ExprOp : uint8_t { kDeref = 0x06, kPlus = 0x22, kPlusUconst = 0x23, kLit0 = 0x30, kBreg0 = 0x70 };
+enum ExprOp : uint8_t {
+  kDeref = 0x06,
+  kPlus = 0x22,
+  kPlusUconst = 0x23,
+  kLit0 = 0x30,
+  kBreg0 = 0x70
+};
 constexpr uint8_t kLastBreg = kBreg0 + 15, kLit31 = kLit0 + 31;
 
 constexpr size_t kRememberedMax = 64;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// FrameState: what DWARF call frame instructions say about one place, as far as callers need it: the
-// CFA, the return address and the frame pointer.
+// FrameState: what DWARF call frame instructions say about one place, as far as callers need it:
+// the CFA, the return address and the frame pointer.
 #pragma once
 
 #include <cstdint>

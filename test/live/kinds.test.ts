@@ -40,7 +40,7 @@ await t.test('queues, filters, prefixes, stacks, maps of maps, callbacks', async
     t.equal(sum('even') + sum('odd'), calls, 'inner maps are maps of their own');
     t.ok(globals.summed > 0 && globals.summed <= sum('even'), 'bpf_for_each_map_elem');
     const stacks = lines('stacks');
-    t.match(stacks[0], /^\d+: \["0x[0-9a-f]+","0x[0-9a-f]+"/, 'a stack has callers');
+    t.match(stacks[0], /^\d+: \["0x[0-9a-f]+[^"]*","0x[0-9a-f]+/, 'a stack has callers');
     t.ok(stacks.length < 20, 'and is kept once');
     t.match(lab.read(pid, 'maps/by_parity/info'), /^type array_of_maps$/m);
     const id = /^id (\d+)$/m.exec(lab.read(pid, 'maps/odd/info'))?.[1];

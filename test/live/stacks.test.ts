@@ -94,7 +94,10 @@ await t.test('stacks without frame pointers', async (t) => {
 
     const form = /^exit_form +balanced/m;
     const infos = lab.hooks(pid).map((hook) => lab.read(pid, `hooks/by-id/${hook['id']}/info`));
-    t.ok(infos.some((info) => form.test(info)), 'a return address is replaced');
+    t.ok(
+      infos.some((info) => form.test(info)),
+      'a return address is replaced',
+    );
     const back = stacks.walk(0, 'returns');
     t.same(back.slice(1), above, 'at a return the stack is the caller’s');
 

@@ -106,11 +106,11 @@ void shapes() {
   put_fde(&section, 0x3030, 0x20,
           {0x44, 0x0c, 10, 0, 0x44, 0x0f, 3, 0x76, 0x78, 0x06, 0x10, 6, 2, 0x76, 0});
   put_fde(&section, 0x3050, 0x10, {0x0f, 6, 0x77, 0xc8, 0, 0x06, 0x23, 8});
-  put_fde(&section, 0x3060, 0x10, {0x0f, 2, 0x9c, 0x06});    // DW_OP_call_frame_cfa: not ours
-  put_fde(&section, 0x3070, 0x10, {0x41, 0x0e, 16, 0x3f});   // no such instruction
-  put_fde(&section, 0x3080, 0x10, {0x51, 0x0e, 16});         // beyond its end
-  put_fde(&section, 0x3084, 0x20, {0x0e, 64});               // overlaps
-  put_fde(&section, 0x6ff0, 0x20, {0x0e, 64});               // goes beyond the text
+  put_fde(&section, 0x3060, 0x10, {0x0f, 2, 0x9c, 0x06});   // DW_OP_call_frame_cfa: not ours
+  put_fde(&section, 0x3070, 0x10, {0x41, 0x0e, 16, 0x3f});  // no such instruction
+  put_fde(&section, 0x3080, 0x10, {0x51, 0x0e, 16});        // beyond its end
+  put_fde(&section, 0x3084, 0x20, {0x0e, 64});              // overlaps
+  put_fde(&section, 0x6ff0, 0x20, {0x0e, 64});              // goes beyond the text
   const size_t signal_at = section.size();
   put_cie(&section, true);
   put_fde(&section, 0x4000, 9, {}, signal_at);
@@ -187,7 +187,8 @@ void hostile(const unwind::ElfModule& module) {
     const uint32_t changes = 1 + random() % 60;
     for (uint32_t i = 0; i < changes; ++i) {
       static constexpr uint8_t kNasty[] = {0, 1, 0x7f, 0x80, 0xff, 0x0f, 0x0a, 0x0b};
-      const uint8_t byte = random() % 2 != 0 ? kNasty[random() % 8] : static_cast<uint8_t>(random());
+      const uint8_t byte =
+          random() % 2 != 0 ? kNasty[random() % 8] : static_cast<uint8_t>(random());
       damaged.eh_frame[random() % damaged.eh_frame.size()] = byte;
     }
     if (random() % 4 == 0) damaged.eh_frame.resize(random() % damaged.eh_frame.size());
@@ -216,7 +217,8 @@ void greedy() {
   put_entry(&section, odd);
   for (int i = 0; i < 2000; ++i) {
     Bytes program;
-    for (int k = 0; k < 100; ++k) program.insert(program.end(), {0x41, 0x0e, static_cast<uint8_t>(k)});
+    for (int k = 0; k < 100; ++k)
+      program.insert(program.end(), {0x41, 0x0e, static_cast<uint8_t>(k)});
     put_fde(&section, 0x6000 + i % 16, 0x100, program, odd_at);
   }
   timespec begin{}, end{};

@@ -104,7 +104,8 @@ __attribute__((noinline)) void check() {
   ++failures;
   std::printf("# %s: %d frames of %u and %d\n", expected_of, same, our_count, count);
   for (int i = 0; i < count || i < static_cast<int>(our_count); ++i) {
-    std::printf("#   %p %p\n", i < static_cast<int>(our_count) ? reinterpret_cast<void*>(ours[i]) : nullptr,
+    std::printf("#   %p %p\n",
+                i < static_cast<int>(our_count) ? reinterpret_cast<void*>(ours[i]) : nullptr,
                 i < count ? theirs[i] : nullptr);
   }
 }

@@ -243,8 +243,7 @@ HELPER(rt_help_get_stack) {
     return (u64)refused;
   }
   u32 room = size / entry < RT_STACK_FRAMES_MAX ? size / entry : RT_STACK_FRAMES_MAX;
-  u32 count =
-      rt_stack_walk((const struct probe_frame*)r1, (u32)(r4 & STACK_SKIP_MASK), ips, room);
+  u32 count = rt_stack_walk((const struct probe_frame*)r1, (u32)(r4 & STACK_SKIP_MASK), ips, room);
   if (entry == sizeof(u64)) {
     rt_memcpy(out, ips, (u64)count * entry);
   } else {

@@ -216,8 +216,7 @@ static u32 walk_once(struct walk* walk, u32 skip, u64* out, u32 count_max) {
   walk->regs_at = 0;
   /* At a return the registers are those of the caller, behind its call. */
   walk->is_return = regs->ip != walk->frame->func_ip;
-  walk->module =
-      walk->index != 0 ? rt_unwind_module(walk->index, walk->ip - walk->is_return) : 0;
+  walk->module = walk->index != 0 ? rt_unwind_module(walk->index, walk->ip - walk->is_return) : 0;
   while (count < count_max) {
     if (skip != 0) {
       skip--;
