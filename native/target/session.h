@@ -21,8 +21,6 @@
 #include <unordered_map>
 #include <vector>
 
-#include "../abi/agent.h"
-#include "../base/result.h"
 #include "../base/scoped_fd.h"
 #include "../bpf/registry.h"
 #include "../rewrite/branch_index.h"
@@ -30,7 +28,6 @@
 #include "../rewrite/syscall_sites.h"
 #include "../rewrite/trampoline.h"
 #include "code_space.h"
-#include "journal.h"
 #include "load_watch.h"
 #include "proc_maps.h"
 #include "session_state.h"
