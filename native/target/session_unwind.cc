@@ -95,9 +95,11 @@ Result<std::shared_ptr<UnwindTable>> Session::read_module(UnwindTables::Module* 
   const auto read = [this](uint64_t addr, void* out, size_t size) {
     return get(addr, out, size).ok();
   };
-  const Result<unwind::ElfModule> elf = unwind::read_elf_module(mapping.file_start, read);
+  const uint64_t left = kUnwindBytesMax - std::min(kUnwindBytesMax, unwind_.read_bytes);
+  const Result<unwind::ElfModule> elf = unwind::read_elf_module(mapping.file_start, read, left);
   // Code that is no module has frame pointers or nothing.
   if (!elf) return std::shared_ptr<UnwindTable>();
+  unwind_.read_bytes += elf.value().eh_frame.size();
   entry.bias = elf.value().bias;
   std::copy(std::begin(elf.value().build_id), std::end(elf.value().build_id), entry.build_id);
   return unwind_table_of(elf.value());
@@ -109,6 +111,7 @@ Result<void> Session::map_tables(const std::vector<std::shared_ptr<UnwindTable>>
   for (const auto& table : tables) {
     if (table == nullptr || unwind_.address_of(table.get()) != 0) continue;
     if (std::find(fresh.begin(), fresh.end(), table) != fresh.end()) continue;
+    if (unwind_.mapped.size() + fresh.size() >= kUnwindTablesMax) break;
     fresh.push_back(table);
     wants.push_back(MapWant::shared(table->file.get(), table->bytes, PROT_READ));
   }

@@ -29,6 +29,10 @@ struct UnwindTable {
 /// The table of a module's unwind information: made now, or found. Null: it has none.
 Result<std::shared_ptr<UnwindTable>> unwind_table_of(const unwind::ElfModule& module);
 
+/// What one process may have us read, and map: it may load modules without end.
+constexpr uint64_t kUnwindBytesMax = uint64_t{512} << 20;
+constexpr size_t kUnwindTablesMax = 4096;
+
 /// An executable mapping, and where the first page of its file is mapped.
 struct CodeMapping {
   uint64_t start = 0, end = 0, file_off = 0, inode = 0, file_start = 0;
@@ -52,6 +56,7 @@ struct UnwindTables {
   uint32_t generation = 0;
   std::vector<Module> modules;  // as the index has them
   std::vector<Mapped> mapped;   // stay until we leave
+  uint64_t read_bytes = 0;      // of unwind information, since we came
 
   /// 0: it is not mapped.
   [[nodiscard]] uint64_t address_of(const UnwindTable* table) const;

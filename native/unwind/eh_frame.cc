@@ -57,11 +57,11 @@ class EhFrame {
   void read_entry(size_t start, size_t body_at, std::span<const uint8_t> body) {
     ByteReader in(body);
     const auto id = in.number<uint32_t>();
-    if (id == 0) {
+    if (id == 0 && cies_.size() < kCiesMax) {
       const std::optional<Cie> cie = read_cie(body, &in);
       if (cie) cies_.emplace(start, *cie);
-      return;
     }
+    if (id == 0) return;
     // The distance back to the entry, from here. Only those that came before are looked for.
     const auto cie = body_at >= id ? cies_.find(body_at - id) : cies_.end();
     if (cie != cies_.end()) read_fde(cie->second, body, body_at, &in);

@@ -17,7 +17,8 @@
 
 namespace bpftime::unwind {
 
-constexpr uint32_t kRowsMax = 16'000'000;
+constexpr uint32_t kRowsMax = 8'000'000;
+constexpr uint32_t kCiesMax = 100'000;
 
 /// Where a section lies, in addresses as linked.
 struct EhFrameInput {

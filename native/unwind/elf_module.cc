@@ -60,8 +60,51 @@ void read_build_id(const Elf64_Phdr& notes, const MemoryReader& read, ElfModule*
   }
 }
 
-// Up to the end of the segment around it, or where the target's memory ends.
-void read_eh_frame_bytes(const std::vector<Elf64_Phdr>& headers, uint64_t hdr_vaddr,
+// Reads on to a length of zero, which ends the section.
+class SectionReader {
+ public:
+  SectionReader(const MemoryReader& read, uint64_t addr, uint64_t size)
+      : read_(read), addr_(addr), size_(size) {}
+
+  /// Empty: it does not end within what may be read.
+  std::vector<uint8_t> whole() {
+    uint64_t at = 0;
+    for (;;) {
+      uint32_t length = 0;
+      uint64_t long_length = 0;
+      if (!get(at, &length, sizeof length)) return {};
+      at += sizeof length;
+      if (length == 0) break;
+      if (length != UINT32_MAX) {
+        at += length;
+        continue;
+      }
+      if (!get(at, &long_length, sizeof long_length) || long_length > size_) return {};
+      at += sizeof long_length + long_length;
+    }
+    bytes_.resize(at);
+    return std::move(bytes_);
+  }
+
+ private:
+  bool get(uint64_t at, void* out, size_t size) {
+    if (at > size_ || size > size_ - at) return false;
+    while (bytes_.size() < at + size) {
+      const size_t have = bytes_.size();
+      const auto chunk = static_cast<size_t>(std::min<uint64_t>(kChunkBytes, size_ - have));
+      bytes_.resize(have + chunk);
+      if (!read_(addr_ + have, &bytes_[have], chunk)) return false;
+    }
+    memcpy(out, &bytes_[at], size);
+    return true;
+  }
+
+  const MemoryReader& read_;
+  uint64_t addr_, size_;
+  std::vector<uint8_t> bytes_;
+};
+
+void read_eh_frame_bytes(const std::vector<Elf64_Phdr>& headers, uint64_t hdr_vaddr, uint64_t limit,
                          const MemoryReader& read, ElfModule* out) {
   uint8_t hdr[kEhFramePtrAt + sizeof(int32_t)] = {};
   if (!read(out->bias + hdr_vaddr, hdr, sizeof hdr)) return;
@@ -70,36 +113,19 @@ void read_eh_frame_bytes(const std::vector<Elf64_Phdr>& headers, uint64_t hdr_va
   memcpy(&distance, &hdr[kEhFramePtrAt], sizeof distance);
   const uint64_t vaddr = hdr_vaddr + kEhFramePtrAt + static_cast<uint64_t>(int64_t{distance});
   for (const Elf64_Phdr& one : headers) {
-    if (one.p_type != PT_LOAD || vaddr < one.p_vaddr || vaddr - one.p_vaddr >= one.p_filesz)
-      continue;
-    const uint64_t size = std::min(one.p_vaddr + one.p_filesz - vaddr, kEhFrameBytesMax);
+    const bool is_inside =
+        one.p_type == PT_LOAD && vaddr >= one.p_vaddr && vaddr - one.p_vaddr < one.p_filesz;
+    if (!is_inside) continue;
+    const uint64_t size = std::min(one.p_vaddr + one.p_filesz - vaddr, limit);
     out->vaddr = vaddr;
-    out->eh_frame.resize(size);
-    for (uint64_t at = 0; at < size; at += kChunkBytes) {
-      const size_t chunk = std::min<uint64_t>(kChunkBytes, size - at);
-      if (read(out->bias + vaddr + at, &out->eh_frame[at], chunk)) continue;
-      out->eh_frame.resize(at);
-      return;
-    }
+    out->eh_frame = SectionReader(read, out->bias + vaddr, size).whole();
     return;
   }
 }
 
-// How much of these bytes is .eh_frame: up to a length of zero, with it.
-size_t section_bytes(const std::vector<uint8_t>& bytes) {
-  ByteReader in(bytes);
-  while (!in.at_end()) {
-    uint64_t length = in.number<uint32_t>();
-    if (length == UINT32_MAX) length = in.number<uint64_t>();
-    if (length == 0) return in.at();
-    in.take(length);
-  }
-  return bytes.size();
-}
-
 }  // namespace
 
-Result<ElfModule> read_elf_module(uint64_t start, const MemoryReader& read) {
+Result<ElfModule> read_elf_module(uint64_t start, const MemoryReader& read, uint64_t limit) {
   Result<std::vector<Elf64_Phdr>> headers = read_headers(start, read);
   if (!headers) return headers.error();
   const Elf64_Phdr* first = nullptr;
@@ -119,8 +145,8 @@ Result<ElfModule> read_elf_module(uint64_t start, const MemoryReader& read) {
   if (out.text_end == 0) return fail(ENOEXEC, "it has no code");
   for (const Elf64_Phdr& one : headers.value()) {
     if (one.p_type == PT_GNU_EH_FRAME) {
-      read_eh_frame_bytes(headers.value(), one.p_vaddr, read, &out);
-      out.eh_frame.resize(section_bytes(out.eh_frame));
+      read_eh_frame_bytes(headers.value(), one.p_vaddr, std::min(limit, kEhFrameBytesMax), read,
+                          &out);
       break;
     }
   }

@@ -15,7 +15,7 @@ namespace bpftime::unwind {
 /// Reads `size` bytes at an address; false when they are not all there.
 using MemoryReader = std::function<bool(uint64_t addr, void* out, size_t size)>;
 
-constexpr uint64_t kEhFrameBytesMax = uint64_t{128} << 20;
+constexpr uint64_t kEhFrameBytesMax = uint64_t{64} << 20;
 
 struct ElfModule {
   uint64_t bias = 0;                      // address of link address 0
@@ -28,7 +28,8 @@ struct ElfModule {
 };
 
 /// The module whose file's first page is mapped at `start`. ENOEXEC: it is no ELF file for x86-64,
-/// or a damaged one.
-Result<ElfModule> read_elf_module(uint64_t start, const MemoryReader& read);
+/// or a damaged one. No more than `limit` bytes of unwind information, or none, are read.
+Result<ElfModule> read_elf_module(uint64_t start, const MemoryReader& read,
+                                  uint64_t limit = kEhFrameBytesMax);
 
 }  // namespace bpftime::unwind
