@@ -108,8 +108,7 @@ await t.test('stacks without frame pointers', async (t) => {
     const id = execFileSync('readelf', ['-n', `/proc/${pid}/exe`], { encoding: 'utf8' });
     const bytes = /Build ID: ([0-9a-f]{40})/.exec(id)?.[1] ?? '';
     const files = lab.read(pid, 'maps/files/entries');
-    const wanted = JSON.stringify([...Buffer.from(bytes, 'hex')]).slice(1, -1);
-    t.ok(bytes !== '' && files.includes(wanted), 'by build-id, too');
+    t.ok(bytes !== '' && files.includes(bytes), `by build-id, too: ${files}`);
 
     t.equal((await lab.detach(pid, `hooks/${FILE}`)).code, 0);
     await sameCode(t, pid, before, 'after rm');
