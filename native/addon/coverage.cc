@@ -4,11 +4,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstring>
 #include <string>
 
 #include "../base/scoped_fd.h"
 #include "../rewrite/coverage.h"
 #include "../symbols/elf_symbols.h"
+#include "../unwind/extents.h"
 #include "parts.h"
 
 namespace bpftime::addon {
@@ -44,6 +47,22 @@ Result<std::vector<rewrite::ModulePart>> read_parts(const char* path,
   return parts;
 }
 
+// Its unwind information, where its loadable segments have it.
+unwind::Extents extents_of(const std::vector<rewrite::ModulePart>& parts) {
+  if (parts.empty()) return {};
+  const auto read = [&](uint64_t addr, void* out, size_t size) {
+    const auto part = std::find_if(parts.begin(), parts.end(), [&](const auto& one) {
+      return addr >= one.addr && addr - one.addr <= one.bytes.size() &&
+             size <= one.bytes.size() - (addr - one.addr);
+    });
+    if (part == parts.end()) return false;
+    memcpy(out, part->bytes.data() + (addr - part->addr), size);
+    return true;
+  };
+  const Result<unwind::ElfModule> module = unwind::read_elf_module(parts.front().addr, read);
+  return module.ok() ? unwind::Extents(module.value()) : unwind::Extents();
+}
+
 class ReadCoverage : public Napi::AsyncWorker {
  public:
   ReadCoverage(Napi::Env env, std::string path, std::string debug_root)
@@ -73,7 +92,9 @@ class ReadCoverage : public Napi::AsyncWorker {
       functions.push_back({symbol.vaddr, size, symbol.is_go});
       names_.push_back(symbol.name);
     }
-    coverage_ = rewrite::cover_module(parts.value(), functions);
+    const unwind::Extents extents = extents_of(parts.value());
+    coverage_ = rewrite::cover_module(parts.value(), functions,
+                                      [&](uint64_t addr) { return extents.at(addr); });
   }
 
   void OnOK() override {

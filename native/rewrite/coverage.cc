@@ -84,8 +84,8 @@ void count_exits(const FunctionView& view, bool is_go, const Result<SitePlan>& f
 
 }  // namespace
 
-Coverage cover_module(std::span<const ModulePart> parts,
-                      std::span<const ModuleFunction> functions) {
+Coverage cover_module(std::span<const ModulePart> parts, std::span<const ModuleFunction> functions,
+                      const PieceFinder& piece_at) {
   Coverage coverage;
   std::vector<BranchIndex> indexes;
   indexes.reserve(parts.size());
@@ -110,7 +110,7 @@ Coverage cover_module(std::span<const ModulePart> parts,
     const uint64_t off = function.addr - part->addr;
     const uint64_t available =
         std::min<uint64_t>(uint64_t{function.size} + 16, part->bytes.size() - off);
-    const Result<FunctionView> view =
+    Result<FunctionView> view =
         decode_function(function.addr, function.size, {part->bytes.data() + off, available}, read);
     const BranchIndex& branches = indexes[static_cast<size_t>(part - parts.data())];
     const Result<SitePlan> form = view.ok() ? form_of(view.value(), function.is_go, *part, branches)
@@ -121,6 +121,7 @@ Coverage cover_module(std::span<const ModulePart> parts,
       coverage.refused.push_back({i, form.error().reason});
     }
     if (view.ok()) {
+      join_parts(&view.value(), piece_at, read);
       count_exits(view.value(), function.is_go, form, *part, branches, &coverage);
     }
   }

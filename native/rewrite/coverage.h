@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "function_parts.h"
 #include "site_plan.h"
 
 namespace bpftime::rewrite {
@@ -39,6 +40,8 @@ struct Coverage {
 
 /// `functions`: in address order; of several at one address the first counts. Whether the place
 /// that a punned jump needs is free in some process is not known here: it is counted as if it were.
-Coverage cover_module(std::span<const ModulePart> parts, std::span<const ModuleFunction> functions);
+/// `piece_at`: what the module's unwind tables say, see function_parts.h.
+Coverage cover_module(std::span<const ModulePart> parts, std::span<const ModuleFunction> functions,
+                      const PieceFinder& piece_at);
 
 }  // namespace bpftime::rewrite

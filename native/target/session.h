@@ -27,9 +27,11 @@
 #include "../rewrite/exit_plan.h"
 #include "../rewrite/syscall_sites.h"
 #include "../rewrite/trampoline.h"
+#include "../unwind/extents.h"
 #include "code_space.h"
 #include "load_watch.h"
 #include "proc_maps.h"
+#include "session_report.h"
 #include "session_state.h"
 #include "standstill.h"
 #include "unwind_tables.h"
@@ -107,37 +109,6 @@ struct ApplyReport {
   uint64_t recycle_pause_ns = 0;  // stopped once more, to see what memory can be used again
   uint32_t thread_count = 0;
   bool guard_armed = false;
-};
-
-/// How a hook's program is reached from the body of a site. kInline: it stands there. kLite: it is
-/// called, and finds the registers that it reads. kFull: it is called and finds all of pt_regs.
-enum class Tier : uint8_t { kInline, kLite, kFull };
-
-struct HookCounters {
-  uint32_t hook_id = 0;
-  Tier tier = Tier::kFull;
-  uint64_t hits = 0;
-  uint64_t missed = 0;
-  uint64_t samples = 0;
-  uint64_t sampled_ticks = 0;
-};
-
-/// Returns of which replaced return addresses saw nothing, because the frame ended, or was passed,
-/// by an exception, a forced unwind or longjmp.
-struct UnwoundReturns {
-  uint64_t total = 0;                                // since the process was entered
-  std::vector<std::pair<uint32_t, uint64_t>> hooks;  // id, count; of hooks that can tell
-};
-
-/// One diverted place in the text: a site's entry, or one of its exits.
-struct PatchInfo {
-  uint64_t addr = 0;  // of the site that it belongs to
-  uint64_t site = 0, head = 0, copy = 0, body = 0;
-  uint32_t body_bytes = 0;
-  bool is_exit = false;
-  bool on = false;  // the text has our bytes now
-  std::vector<uint8_t> old_bytes, new_bytes, copy_bytes;
-  std::string form;
 };
 
 using Notes = std::map<uint64_t, std::vector<uint8_t>>;
@@ -500,6 +471,7 @@ class Session {
   [[nodiscard]] std::vector<std::pair<uint64_t, uint64_t>> code_ranges() const;
   Result<std::vector<uint8_t>> original_bytes(uint64_t addr, uint64_t size) const;
   Result<const rewrite::BranchIndex*> branches_of(const Region& text);
+  void join_parts(Function* function);
   Result<bool> others_enter(const Region& text, uint64_t site, uint32_t bytes, uint64_t begin,
                             uint64_t end);
   Result<uint64_t> allocate(Arena* arena, uint64_t bytes, uint64_t align = 0);
@@ -583,6 +555,7 @@ class Session {
     std::unique_ptr<rewrite::BranchIndex> branches;
     ScopedFd file;
     bool file_sought = false;
+    std::optional<unwind::Extents> extents;  // once they were asked for
   };
   std::map<uint64_t, TextIndex> text_indexes_;           // by start of the mapping
   std::vector<std::pair<uint64_t, uint64_t>> landings_;  // ranges, one per landing; may coincide

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "../rewrite/emit.h"
+#include "../rewrite/function_parts.h"
 #include "../rewrite/go_prologue.h"
 #include "../rewrite/padding.h"
 #include "session.h"
@@ -73,6 +74,7 @@ Result<const rewrite::BranchIndex*> Session::branches_of(const Region& text) {
     index.inode = text.inode;
     index.file.reset();
     index.file_sought = false;
+    index.extents.reset();
   }
   return index.branches.get();
 }
@@ -97,6 +99,29 @@ Result<Session::Function> Session::decode(uint64_t addr, uint32_t size) {
       addr, static_cast<uint32_t>(std::min<uint64_t>(size, mapped)), bytes.value(), reader);
   if (!view) return view.error();
   return Function{std::move(view.value()), *text};
+}
+
+// Of a function whose returns are to be caught: where it is left for parts of its own, it is not
+// left at all.
+void Session::join_parts(Function* function) {
+  if (!function->view.has_tail_jump || function->is_go) return;
+  if (!branches_of(function->text).ok()) return;  // as it is now
+  TextIndex& index = text_indexes_[function->text.start];
+  const auto read = [this](uint64_t addr, void* out, size_t size) {
+    const Result<std::vector<uint8_t>> bytes = original_bytes(addr, size);
+    if (bytes.ok()) memcpy(out, bytes.value().data(), size);
+    return bytes.ok();
+  };
+  if (!index.extents) {
+    index.extents.emplace();
+    for (const CodeMapping& mapping : code_mappings(regions_)) {
+      if (mapping.start != function->text.start) continue;
+      const Result<unwind::ElfModule> module = unwind::read_elf_module(mapping.file_start, read);
+      if (module.ok()) index.extents.emplace(module.value());
+    }
+  }
+  rewrite::join_parts(
+      &function->view, [&](uint64_t addr) { return index.extents->at(addr); }, read);
 }
 
 bool Session::overlaps(const rewrite::SitePlan& plan) const {
@@ -337,6 +362,7 @@ Result<uint32_t> Session::check_exits(uint64_t addr, uint32_t size, bool is_go) 
   Result<Function> function = decode(addr, size);
   if (!function) return function.error();
   function.value().is_go = is_go;
+  join_parts(&function.value());
   const Result<rewrite::ExitPlan> plan = plan_exits(function.value());
   if (!plan) return plan.error();
   const auto site = sites_.find(addr);
@@ -450,6 +476,7 @@ Result<void> Session::plan_site(const SiteRequest& request, Site* site) {
     if (wants_entry) planned = plan_entry(function.value(), request.addr, site);
     // What the entry takes is taken, its padding too, when the exits look for room.
     register_patches(*site);
+    if (planned.ok() && needs_exits) join_parts(&function.value());
     if (planned.ok() && needs_exits) planned = plan_site_exits(function.value(), site);
     if (!planned) return planned;
   }

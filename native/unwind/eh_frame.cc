@@ -207,7 +207,8 @@ class EhFrame {
         if (rows.empty() || rows.back().rule != row.rule) rows.push_back(row);
       }
       end = function.end;
-      ++out_.functions;
+      const uint32_t rule = function.count == 0 ? 0u : rows_[function.first].rule;
+      out_.pieces.push_back({function.start, function.end, rule});
     }
     if (!rows.empty()) rows.push_back({static_cast<u32>(end), UNWIND_NONE});
   }

@@ -28,12 +28,22 @@ struct EhFrameInput {
   uint64_t text_start = 0, text_end = 0;  // code outside of these is not described
 };
 
+/// Where one entry of the tables begins and ends, and what its first instruction's frame is like.
+struct CodePiece {
+  uint64_t start = 0, end = 0;
+  uint32_t first_rule = 0;  // abi/unwind.h
+
+  /// Something lies on the stack where it begins: control comes there from the middle of a
+  /// function, by a jump.
+  [[nodiscard]] bool is_part() const;
+};
+
 struct UnwindRows {
   std::vector<unwind_row> rows;  // sorted by start; the last one knows nothing
   std::vector<unwind_wide> wides;
-  uint32_t functions = 0;     // FDEs that became rows
-  uint32_t unknown = 0;       // rows whose rules are not understood
-  bool is_relocated = false;  // some pointer was absolute: the bytes are of one process alone
+  std::vector<CodePiece> pieces;  // one for each FDE that became rows, sorted, none overlaps
+  uint32_t unknown = 0;           // rows whose rules are not understood
+  bool is_relocated = false;      // some pointer was absolute: the bytes are of one process alone
 };
 
 /// E2BIG: more than kRowsMax rows. A section that ends amid an entry gives what comes before it.

@@ -10,6 +10,9 @@ const OK = { code: 0, out: '', err: '' };
 
 t.setTimeout(120_000);
 
+/** Whose returns are probed. */
+const NAMES = ['sleeps_long', 'calls_sleeper', 'goes_cold', 'leaves_by_jump'];
+
 /** The value of a key in `key value` lines. */
 const lineValue = (text: string, key: string) =>
   new RegExp(`^${key} +(\\S+)$`, 'm').exec(text)?.[1];
@@ -20,7 +23,7 @@ await t.test('gdb and the unwinder see true callers', async (t) => {
     const { pid } = target;
     t.ok(await target.says(/round/), 'the target works');
     const before = codeHash(pid);
-    for (const name of ['sleeps_long', 'calls_sleeper', 'leaves_by_jump']) {
+    for (const name of NAMES) {
       t.same(await lab.attach(pid, lab.bpf('entry'), `uretprobe/${name}`), OK, name);
     }
     const forms = Object.fromEntries(
@@ -34,6 +37,7 @@ await t.test('gdb and the unwinder see true callers', async (t) => {
     t.same(forms, {
       'uretprobe/sleeps_long': 'ret',
       'uretprobe/calls_sleeper': 'ret',
+      'uretprobe/goes_cold': 'ret',
       'uretprobe/leaves_by_jump': 'balanced',
     });
     const stack = await eventually(() => {
@@ -45,10 +49,20 @@ await t.test('gdb and the unwinder see true callers', async (t) => {
     });
     t.match(stack, /sleeps_long(.|\n)*calls_sleeper(.|\n)*main/, 'as gdb walks the stack');
     t.ok(await target.advances(), 'it works on');
+    t.same(await lab.attach(pid, lab.bpf('probe'), 'uprobe/goes_cold,both'), OK);
+    const counts = () => {
+      const text = lab.read(pid, 'maps/goes_col.bss/entries');
+      const [entries, returns] = ['entries', 'returns'].map((name) =>
+        Number(new RegExp(`${name}\\W+(\\d+)`).exec(text)?.[1]),
+      );
+      return entries! >= 10 && Math.abs(entries! - returns!) <= 1;
+    };
+    t.ok(await eventually(counts), 'calls that go through the cold part return as the others do');
+    t.same(await lab.detach(pid, 'uprobe/goes_cold,both'), OK);
     const unwound = () => Number(lineValue(lab.read(pid, 'info'), 'unwound'));
     t.ok(await eventually(() => unwound() > 0), 'what exceptions cut short is counted');
     t.ok(await eventually(() => lab.hits(pid, 'uretprobe/leaves_by_jump') > 0), 'returns are seen');
-    for (const name of ['sleeps_long', 'calls_sleeper', 'leaves_by_jump']) {
+    for (const name of NAMES) {
       t.same(await lab.detach(pid, `uretprobe/${name}`), OK);
     }
     t.notMatch(target.text, /WRONG/);

@@ -240,7 +240,7 @@ int main() {
   tap::ok(module.eh_frame.size() > 1000, "a mapped module's section is found by its headers");
   tap::ok(module.build_id[0] != 0 || module.build_id[1] != 0, "and its build-id");
   const auto rows = unwind::read_eh_frame(module.input());
-  tap::ok(rows.ok() && rows.value().functions > 50, "its functions have rows");
+  tap::ok(rows.ok() && rows.value().pieces.size() > 50, "its functions have rows");
   tap::equal(rows.value().unknown, 0, "all of which are understood");
   tap::ok(lookups_agree(rows.value(), module.text_start, module.text_end, 1),
           "each address has the rule that its row says");

@@ -57,8 +57,8 @@ void look_at_modules() {
     if (!rows) continue;
     tables.push_back(unwind::build_table(rows.value()));
     entry.table = reinterpret_cast<u64>(tables.back().data());
-    std::printf("# %s: %u functions, %zu rows, %zu wide, %u unknown, %zu bytes of %zu\n",
-                mapping.file_off == 0 ? "vdso" : "module", rows.value().functions,
+    std::printf("# %s: %zu functions, %zu rows, %zu wide, %u unknown, %zu bytes of %zu\n",
+                mapping.file_off == 0 ? "vdso" : "module", rows.value().pieces.size(),
                 rows.value().rows.size(), rows.value().wides.size(), rows.value().unknown,
                 tables.back().size(), elf.value().eh_frame.size());
   }

@@ -21,6 +21,17 @@ SHAPE long may_throw(long n) {
   if (n % 2 == 1) throw std::runtime_error("odd");
   return n;
 }
+extern "C" __attribute__((noinline, cold)) void rarely(long* n) { *n += 5; }
+// A part of it stands among cold code, and comes back from there.
+SHAPE long goes_cold(long n) {
+  if (__builtin_expect(n > 1000, 0)) {
+    rarely(&n);
+    n *= 3;
+  }
+  long sum = 0;
+  for (long i = 0; i < n % 7; ++i) sum += may_throw(2 * i);
+  return sum + n;
+}
 SHAPE long leaves_by_jump(long n) { return may_throw(n + 1); }
 
 SHAPE long leaves_for_sleep(long n) { return sleeps_long(n + 1); }
@@ -39,6 +50,7 @@ int main() {
     if (calls_sleeper(3) != 8) wrong("calls_sleeper");
     if (leaves_by_jump(1) != 2) wrong("leaves_by_jump");
     if (calls_leaver(1, 0, 0, 0, 0, 1, 5) != 9) wrong("calls_leaver");
+    if (goes_cold(3) != 9 || goes_cold(2000) != 6017) wrong("goes_cold");
     int caught = 0;
     try {
       leaves_by_jump(2);
