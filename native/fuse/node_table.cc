@@ -119,7 +119,7 @@ std::shared_ptr<Node> NodeTable::find_proc_dir(const std::shared_ptr<Node>& dir,
   proc->pidfd.reset(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
   if (!proc->pidfd.valid()) return nullptr;
   const std::optional<ProcStat> stat = read_proc_stat(pid);
-  if (!stat || stat->state == 'Z' || stat->state == 'X') return nullptr;
+  if (!stat || stat->has_ended()) return nullptr;
   if (!read_proc_owner(pid, &proc->uid, &proc->gid)) return nullptr;
   proc->pid = pid;
   proc->start_ticks = stat->start_ticks;

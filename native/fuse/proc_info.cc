@@ -47,10 +47,10 @@ std::optional<ProcStat> read_proc_stat(int pid) {
   unsigned flags = 0;
   unsigned long long start = 0;
   const int fields = sscanf(rest + 1,
-                            " %c %d %*d %*d %*d %*d %u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d"
+                            " %c %d %*d %*d %*d %*d %u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %d"
                             " %*d %llu",
-                            &out.state, &out.parent_pid, &flags, &start);
-  if (fields != 4) return std::nullopt;
+                            &out.state, &out.parent_pid, &flags, &out.threads, &start);
+  if (fields != 5) return std::nullopt;
   out.kernel_thread = (flags & kFlagKernelThread) != 0;
   out.start_ticks = start;
   return out;

@@ -15,6 +15,10 @@ struct ProcStat {
   int parent_pid = 0;
   bool kernel_thread = false;
   uint64_t start_ticks = 0;  // since boot; with the pid it names one process for ever
+  int threads = 0;
+
+  /// Its first thread may have ended before the others: /proc calls that a zombie, too.
+  [[nodiscard]] bool has_ended() const { return state == 'X' || (state == 'Z' && threads <= 1); }
 };
 
 /// Credentials and capabilities from /proc/PID/status. Works for thread ids, too.

@@ -217,7 +217,7 @@ void Server::list_procs(const Request& request, const NodePtr& dir, std::vector<
   mutex_.unlock();  // /proc of a large machine takes milliseconds
   for (const int pid : list_proc_pids()) {
     const std::optional<ProcStat> stat = read_proc_stat(pid);
-    if (!stat || stat->kernel_thread || stat->state == 'Z' || stat->state == 'X') continue;
+    if (!stat || stat->kernel_thread || stat->has_ended()) continue;
     if (check_access(caller, pid, Touch::kSee) == 0) pids.push_back(pid);
   }
   mutex_.lock();

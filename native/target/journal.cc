@@ -325,7 +325,8 @@ Journal::Source Journal::source() const {
 
 Result<ScopedFd> open_mapped_memfd(pid_t pid, const Region& region) {
   char path[80];
-  snprintf(path, sizeof path, "/proc/%d/map_files/%lx-%lx", pid, region.start, region.end);
+  snprintf(path, sizeof path, "/proc/%d/map_files/%lx-%lx", living_thread(pid), region.start,
+           region.end);
   const ScopedFd found(open(path, O_PATH | O_CLOEXEC));
   if (!found.valid()) return fail(errno, "its memory files cannot be opened by us");
   // Which file system it lies on, without asking that file system: it may be anybody's.

@@ -188,6 +188,14 @@ bool has_ended(pid_t tid) {
   return !state || state->first == 'Z' || state->first == 'X';
 }
 
+pid_t living_thread(pid_t pid) {
+  if (!has_ended(pid)) return pid;
+  for (const pid_t tid : read_threads(pid)) {
+    if (tid != pid && runs_code(tid)) return tid;
+  }
+  return pid;
+}
+
 bool runs_code(pid_t tid) {
   const auto state = state_of(tid);
   return state && state->first != 'Z' && state->first != 'X' &&

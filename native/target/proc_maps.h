@@ -59,6 +59,9 @@ Result<ProcStatus> read_status(pid_t pid);
 /// Whether a process or thread is gone, or has ended and nobody collected it. Cheaper than the
 /// above.
 bool has_ended(pid_t tid);
+/// A thread through which the process' memory can be reached: its first one, which may have ended
+/// while others live on, or another one. All of /proc/TID/ is there for either.
+pid_t living_thread(pid_t pid);
 /// Whether it has not, and is no thread that the kernel made for the process (io_uring's pollers
 /// and workers, which stand in its list of threads and never run its code).
 bool runs_code(pid_t tid);

@@ -514,7 +514,7 @@ class Session {
   uint32_t ns_tag_ = 0;  // see rt_env
   uint64_t enter_ns_ = 0;
   bool guard_armed_ = false;
-  ScopedFd pidfd_, mem_;
+  ScopedFd mem_;
   uint64_t syscall_insn_ = 0, clock_gettime_ = 0;  // in the vDSO
   uint64_t agent_ = 0, agent_bytes_ = 0;
   uint64_t control_ = 0;  // map_batch, then the stack for agent calls

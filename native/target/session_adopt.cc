@@ -84,7 +84,7 @@ HookRequest request_of(const HookState& state) {
 }  // namespace
 
 Result<JournalOwner> Session::owner_of(pid_t pid) {
-  const Result<std::vector<Region>> regions = read_regions(pid);
+  const Result<std::vector<Region>> regions = read_regions(living_thread(pid));
   if (!regions) return regions.error();
   const Region* page = journal_region(regions.value());
   if (page == nullptr) {
@@ -99,7 +99,7 @@ Result<JournalOwner> Session::owner_of(pid_t pid) {
 }
 
 Result<pid_t> Session::home_of(pid_t pid) {
-  const Result<std::vector<Region>> regions = read_regions(pid);
+  const Result<std::vector<Region>> regions = read_regions(living_thread(pid));
   if (!regions) return regions.error();
   Result<agent_state> state = agent_state_of(pid, regions.value());
   if (!state) return state.error();

@@ -85,15 +85,24 @@ uint32_t possible_cpus() {
   return static_cast<uint32_t>(last) + 1;
 }
 
-void shutdown_remote(int pidfd, int remote_socket) {
-  const ScopedFd socket(static_cast<int>(syscall(SYS_pidfd_getfd, pidfd, remote_socket, 0)));
+// By a thread that has descriptors: the first one has none any more when it has ended. Threads
+// have pidfds since Linux 6.9 (PIDFD_THREAD, which is O_EXCL).
+static ScopedFd descriptor_of(pid_t pid, int remote_fd) {
+  const pid_t thread = living_thread(pid);
+  const ScopedFd pidfd(
+      static_cast<int>(syscall(SYS_pidfd_open, thread, thread == pid ? 0 : O_EXCL)));
+  return ScopedFd(static_cast<int>(syscall(SYS_pidfd_getfd, pidfd.get(), remote_fd, 0)));
+}
+
+void shutdown_remote(pid_t pid, int remote_socket) {
+  const ScopedFd socket = descriptor_of(pid, remote_socket);
   if (socket.valid()) shutdown(socket.get(), SHUT_RDWR);
 }
 
 namespace {
 
-Result<void> send_fds(int pidfd, int remote_socket, const int* fds, size_t count) {
-  const ScopedFd socket(static_cast<int>(syscall(SYS_pidfd_getfd, pidfd, remote_socket, 0)));
+Result<void> send_fds(pid_t pid, int remote_socket, const int* fds, size_t count) {
+  const ScopedFd socket = descriptor_of(pid, remote_socket);
   if (!socket.valid()) return fail(errno, "cannot reach the process' socket");
   char byte = 0;
   iovec iov{&byte, 1};
@@ -144,7 +153,11 @@ Result<std::unique_ptr<Session>> Session::enter(pid_t pid,
 Result<void> Session::open_handles() {
   const Result<ProcStatus> status = read_status(pid_);
   if (!status) return status.error();
-  const ProcStatus& s = status.value();
+  // Of a process whose first thread has ended another one tells what is about its memory.
+  const pid_t thread = any_thread();
+  const Result<ProcStatus> living = thread == pid_ ? status : read_status(thread);
+  if (!living) return living.error();
+  const ProcStatus& s = living.value();
   if (s.kernel_thread) return fail(EOPNOTSUPP, "it is a kernel thread: it has no user code");
   if (s.zombie) return fail(ESRCH, "the process has ended and waits for its parent");
   // Ourselves: it holds still because it is the caller.
@@ -154,31 +167,22 @@ Result<void> Session::open_handles() {
                 "it runs with a hardware shadow stack, which moved calls would violate");
   }
   if (s.seccomp_mode == 1) return fail(EOPNOTSUPP, "strict seccomp forbids every mapping");
-  start_time_ = s.start_time;
+  start_time_ = status.value().start_time;
   main_stack_ = s.main_stack;
-  ns_pid_ = s.ns_pid;
-  if (s.ns_depth != 1 || !is_plain_proc()) ns_tag_ = namespace_tag(pid_);
-  pidfd_.reset(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));
-  if (!pidfd_.valid()) return fail(errno, "cannot open the process");
+  ns_pid_ = status.value().ns_pid;
+  if (s.ns_depth != 1 || !is_plain_proc()) ns_tag_ = namespace_tag(thread);
   char path[64];
-  snprintf(path, sizeof path, "/proc/%d/mem", pid_);
+  snprintf(path, sizeof path, "/proc/%d/mem", thread);
   mem_.reset(open(path, O_RDWR | O_CLOEXEC));
   if (!mem_.valid()) return fail(errno, "cannot open the process' memory");
-  const Result<Vdso> vdso = find_vdso(pid_);
+  const Result<Vdso> vdso = find_vdso(thread);
   if (!vdso) return vdso.error();
   syscall_insn_ = vdso.value().syscall_insn;
   clock_gettime_ = vdso.value().clock_gettime;
   return {};
 }
 
-pid_t Session::any_thread() const {
-  // The leader may have ended while other threads live on.
-  if (!has_ended(pid_)) return pid_;
-  for (const pid_t tid : read_threads(pid_)) {
-    if (tid != pid_ && runs_code(tid)) return tid;
-  }
-  return pid_;
-}
+pid_t Session::any_thread() const { return living_thread(pid_); }
 
 Result<std::shared_ptr<MapObject>> Session::create_log() {
   return create_map(MapSpec{kBpfMapTypeRingbuf, 0, 0, kLogRingBytes, 0, "log"});
@@ -193,7 +197,7 @@ Result<void> Session::install_agent(const std::function<bool()>& still_allowed) 
   Result<std::shared_ptr<MapObject>> log = create_log();
   if (!log) return log.error();
   log_ = log.value();
-  auto thread = RemoteThread::stop(pid_, pid_);
+  auto thread = RemoteThread::stop(pid_, any_thread());
   if (!thread) return thread.error();
   // It may have become a program that the caller may not touch since the caller asked. Our
   // descriptors were opened before: if exec came in between, they lead nowhere.
@@ -347,9 +351,9 @@ Result<void> Session::run_batch(RemoteThread* thread, MapWant* wants, size_t cou
       return fail(EMFILE, "the process cannot make a socket (its descriptor limit is reached)");
     }
     // Whatever happens from here on, the agent must run to its end: it closes what it opened.
-    const Result<void> sent = send_fds(pidfd_.get(), seen.sockets[1], fds, batch.fd_count);
+    const Result<void> sent = send_fds(pid_, seen.sockets[1], fds, batch.fd_count);
     if (!sent) {
-      shutdown_remote(pidfd_.get(), seen.sockets[1]);
+      shutdown_remote(pid_, seen.sockets[1]);
       static_cast<void>(thread->resume());
       return sent;
     }

@@ -88,6 +88,6 @@ uint32_t possible_cpus();
 bool has_rdpid();
 
 /// Wakes a remote reader of a socket pair with end-of-file.
-void shutdown_remote(int pidfd, int remote_socket);
+void shutdown_remote(pid_t pid, int remote_socket);
 
 }  // namespace bpftime::target

@@ -152,10 +152,10 @@ Result<void> Session::check_untouched(const Region& text, uint64_t addr, uint32_
 // Not valid when we may not open it, or another file has its name by now.
 ScopedFd Session::open_text_file(const Region& text) const {
   char path[80];
-  snprintf(path, sizeof path, "/proc/%d/map_files/%lx-%lx", pid_, text.start, text.end);
+  snprintf(path, sizeof path, "/proc/%d/map_files/%lx-%lx", any_thread(), text.start, text.end);
   ScopedFd file(open(path, O_RDONLY | O_CLOEXEC));
   if (file.valid()) return file;
-  const std::string named = "/proc/" + std::to_string(pid_) + "/root" + text.path;
+  const std::string named = "/proc/" + std::to_string(any_thread()) + "/root" + text.path;
   file.reset(open(named.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   struct stat st {};
   if (file.valid() && (fstat(file.get(), &st) != 0 || st.st_ino != text.inode)) file.reset();

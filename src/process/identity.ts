@@ -1,5 +1,5 @@
 // Which process a pid is right now: read from /proc, compared later to notice reuse and exec.
-import { readFileSync, readlinkSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { fail } from '../errors.js';
 import type { Pid } from '../types.js';
 
@@ -25,9 +25,28 @@ export interface ProcessFacts extends Identity {
   isZombie: boolean;
 }
 
-function readProc(pid: number, name: string): string {
+const hasEnded = (status: string) => /^State:\s+[ZX]/m.test(status);
+
+/**
+ * A process' directory in /proc. Where its first thread has ended before the others, which hides
+ * what is about its memory, that of another thread.
+ */
+export function procOf(pid: Pid): string {
+  const first = `/proc/${pid}`;
   try {
-    return readFileSync(`/proc/${pid}/${name}`, 'utf8');
+    if (!hasEnded(readFileSync(`${first}/status`, 'latin1'))) return first;
+    for (const tid of readdirSync(`${first}/task`)) {
+      if (!hasEnded(readFileSync(`/proc/${tid}/status`, 'latin1'))) return `/proc/${tid}`;
+    }
+  } catch {
+    // Whoever reads there finds out what is the matter.
+  }
+  return first;
+}
+
+function readProc(pid: Pid, dir: string, name: string): string {
+  try {
+    return readFileSync(`${dir}/${name}`, 'utf8');
   } catch {
     return fail('ESRCH', `${pid}: no such process`);
   }
@@ -39,9 +58,9 @@ function startTimeOf(stat: string): bigint {
   return BigInt(fields[19] ?? '0');
 }
 
-function readExe(pid: number): string {
+function readExe(dir: string): string {
   try {
-    return readlinkSync(`/proc/${pid}/exe`);
+    return readlinkSync(`${dir}/exe`);
   } catch {
     return '';
   }
@@ -52,15 +71,16 @@ function readExe(pid: number): string {
  * @throws {FsError} ESRCH if there is none
  */
 export function readFacts(pid: Pid): ProcessFacts {
-  const stat = readProc(pid, 'stat');
-  const status = readProc(pid, 'status');
+  const dir = procOf(pid);
+  const stat = readProc(pid, `/proc/${pid}`, 'stat');
+  const status = readProc(pid, dir, 'status');
   const field = (name: string) => status.match(new RegExp(`^${name}:\\s*(.*)$`, 'm'))?.[1] ?? '';
   const state = field('State')[0] ?? '';
   return {
     pid,
     startTime: startTimeOf(stat),
-    comm: field('Name'),
-    exe: readExe(pid),
+    comm: stat.slice(stat.indexOf('(') + 1, stat.lastIndexOf(')')),
+    exe: readExe(dir),
     uid: Number(field('Uid').split('\t')[0] ?? 0),
     gid: Number(field('Gid').split('\t')[0] ?? 0),
     threads: Number(field('Threads') || 0),

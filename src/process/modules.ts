@@ -2,6 +2,7 @@
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { fail } from '../errors.js';
 import type { Addr, Pid } from '../types.js';
+import { procOf } from './identity.js';
 
 /** One line of /proc/<pid>/maps. */
 export interface Mapping {
@@ -77,7 +78,7 @@ export function groupModules(mappings: readonly Mapping[]): Module[] {
 export function readMappings(pid: Pid): Mapping[] {
   let text: string;
   try {
-    text = readFileSync(`/proc/${pid}/maps`, 'utf8');
+    text = readFileSync(`${procOf(pid)}/maps`, 'utf8');
   } catch (error) {
     const denied = error instanceof Error && 'code' in error && error.code === 'EACCES';
     return denied
@@ -105,12 +106,13 @@ export function readModules(pid: Pid): Module[] {
 export function modulePathForUs(pid: Pid, module: Module): string {
   const first = module.mappings[0]!;
   const range = `${first.start.toString(16)}-${first.end.toString(16)}`;
-  const exact = `/proc/${pid}/map_files/${range}`;
+  const dir = procOf(pid);
+  const exact = `${dir}/map_files/${range}`;
   try {
     accessSync(exact, constants.R_OK);
     return exact;
   } catch {
-    return `/proc/${pid}/root${module.path}`;
+    return `${dir}/root${module.path}`;
   }
 }
 

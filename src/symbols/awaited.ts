@@ -2,6 +2,7 @@
 // which are mistakes. A name that can only be a typing error is refused while somebody listens.
 import { stat } from 'node:fs/promises';
 import { fail } from '../errors.js';
+import { procOf } from '../process/identity.js';
 import type { Module } from '../process/modules.js';
 import type { Pid } from '../types.js';
 import type { PlaceName } from './name.js';
@@ -13,7 +14,7 @@ export function isLibraryName(name: string): boolean {
 }
 
 /** The file that a path names in the process' own root. */
-const inRootOf = (pid: Pid, path: string) => `/proc/${pid}/root${path}`;
+const inRootOf = (pid: Pid, path: string) => `${procOf(pid)}/root${path}`;
 
 /**
  * The mapped module that is the file a path leads to; libraries are often named by a link.

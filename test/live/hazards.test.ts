@@ -1,7 +1,8 @@
 // Unlucky and hostile targets: whatever they do while probes come and go, they live on, and their
 // code is what it was. Each case once killed a process or left something behind.
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import t, { type Test } from 'tap';
+import { codeHashBecomes } from '../helpers/code-hash.js';
 import { codeHash, eventually, Lab, type Running, sameCode } from '../helpers/lab.js';
 
 t.setTimeout(120_000);
@@ -129,6 +130,21 @@ await t.test('the first thread ends while the process lives on', (t) =>
     t.ok(await eventually(() => lab.hits(target.pid, 'uprobe/work') > hits), 'hits go on');
     t.same(await lab.detach(target.pid, 'uprobe/work'), OK, 'rm still restores it');
     await worksOn(t, target, 'after rm');
+    // /proc shows its memory under the other threads' numbers only.
+    const [other] = readdirSync(`/proc/${target.pid}/task`).filter((id) => id !== `${target.pid}`);
+    const before = codeHash(Number(other));
+    for (const object of [lab.bpf('probe'), lab.bpf('reader')]) {
+      t.same(await lab.attach(target.pid, object, 'uprobe/work'), OK, 'it can be attached anew');
+      t.ok(await eventually(() => lab.hits(target.pid, 'uprobe/work') > 0), 'and is hit');
+      t.match(lab.read(target.pid, 'info'), /^comm hazards$/m);
+      t.same(await lab.detach(target.pid, 'uprobe/work'), OK);
+    }
+    t.equal(
+      await codeHashBecomes(Number(other), before),
+      before,
+      'every byte of code is as before',
+    );
+    await worksOn(t, target, 'after all');
   }),
 );
 
