@@ -11,7 +11,8 @@ import type { Bench } from './bench.js';
 import { type FileSpec, fileTime, generatedFileTime } from './files.js';
 import { callDirect, disabledProbe, kernelProbe, ourProbe, type ProbeSpec } from './probes.js';
 import type { Measured } from './stats.js';
-import { type VmProgram, vmCall, vmMean, vmPrograms, vmTime } from './vm.js';
+import { type VmProgram, vmCall, vmMean, vmPrograms, vmSize, vmTime } from './vm.js';
+import { compileTime, type MapProgram, mapPrograms, mapTime } from './vm-maps.js';
 import { mallocFactor, nginxLoss, type Prober, redisLoss } from './workloads.js';
 
 /** One row of the report. */
@@ -90,6 +91,32 @@ const vmTrials: Trial[] = [
       run: vmMean(engine),
     },
   ]),
+  {
+    name: 'vm.ours.size',
+    group: 'vm',
+    unit: 'x',
+    description: "ours: geometric mean of the eight's code bytes, the kernel's being 1",
+    run: vmSize,
+  },
+  {
+    name: 'vm.ours.compile',
+    group: 'vm',
+    unit: 'us',
+    description: 'ours: 100 instructions are compiled',
+    run: compileTime,
+  },
+  ...(['kernel', 'ours'] as const).flatMap((engine) =>
+    Object.entries(mapPrograms).map(
+      ([program, description]): Trial => ({
+        name: `vm.${engine}.${program}`,
+        group: 'vm',
+        unit: 'ns',
+        description: `${engine}: ${description}`,
+        ...(engine === 'kernel' ? {} : { baseline: `vm.kernel.${program}` }),
+        run: mapTime(engine, program as MapProgram),
+      }),
+    ),
+  ),
 ];
 
 /** entry.empty and push → kernel.entry.push.empty */

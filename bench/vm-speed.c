@@ -2,10 +2,11 @@
 // Times each program of bench/bpf/vm-programs.bpf.c in the kernel, here, and as native code, sample
 // by sample in turn: a line `ENGINE PROGRAM NS` each. The kernel's clock counts whole nanoseconds a
 // run; what an empty program costs it (BPF_PROG_TEST_RUN's own work) is printed as `floor`, and is
-// for the reader to take off. Results must be equal on all engines. Usage: vm-speed KERNEL.o OURS.o
+// for the reader to take off. Lines ENGINE-bytes have how long the code is. Results must be equal
+// on all engines. Usage: vm-speed KERNEL.o OURS.o
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
-#include <bpftime/ubpf.h>
+#include <bpftime/vm.h>
 #include <linux/bpf.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +22,7 @@ typedef uint64_t program_fn(uint8_t* mem);
 struct program {
   const char* name;
   program_fn* native;
-  ubpf_jit_fn ours;
+  bpftime_vm_entry ours;
   int kernel_fd;
   unsigned repeat;
 };
@@ -98,19 +99,30 @@ static void load_kernel(const char* path) {
   }
 }
 
+static unsigned kernel_bytes(int fd) {
+  struct bpf_prog_info info = {0};
+  unsigned info_bytes = sizeof info;
+  return bpf_obj_get_info_by_fd(fd, &info, &info_bytes) == 0 ? info.jited_prog_len : 0;
+}
+
 int main(int argc, char** argv) {
   if (argc != 3) die("usage: vm-speed KERNEL.o OURS.o");
   load_kernel(argv[1]);
   size_t size = 0;
   void* object = read_file(argv[2], &size);
   for (size_t i = 0; i < PROGRAMS; i++) {
-    char* why = NULL;
     char section[64];
     snprintf(section, sizeof(section), "bench/%s", programs[i].name);
-    struct ubpf_vm* vm = ubpf_create();
-    if (ubpf_load_elf_ex(vm, object, size, section, &why) != 0) die(why);
-    programs[i].ours = ubpf_compile(vm, &why);
-    if (programs[i].ours == NULL) die(why);
+    bpftime_vm* vm = bpftime_vm_create(NULL);
+    if (bpftime_vm_load_object(vm, object, size, section, BPFTIME_VM_UNVERIFIED) != 0 ||
+        bpftime_vm_compile(vm, 0) != 0) {
+      die(bpftime_vm_error(vm));
+    }
+    programs[i].ours = bpftime_vm_function(vm);
+    size_t code_bytes = 0;
+    bpftime_vm_code(vm, &code_bytes);
+    printf("kernel-bytes %s %u\nours-bytes %s %zu\n", programs[i].name,
+           kernel_bytes(programs[i].kernel_fd), programs[i].name, code_bytes);
     programs[i].repeat = 100;
     uint32_t result;
     run_here(&programs[i], 1, &result);

@@ -65,6 +65,16 @@ export const vmCall = (engine: Engine) => async (): Promise<Measured> => ({
   samples: await samplesOf(engine, 'simple'),
 });
 
+/** The geometric mean over all programs of how long our code is, the kernel's being 1. */
+export const vmSize = async (): Promise<Measured> => {
+  measured ??= measure();
+  const samples = await measured;
+  const bytes = (engine: Engine, program: string) => samples.get(`${engine}-bytes ${program}`)?.[0];
+  const programs = Object.keys(vmPrograms);
+  const logs = programs.map((name) => Math.log(bytes('ours', name)! / bytes('kernel', name)!));
+  return { samples: [Math.exp(logs.reduce((sum, log) => sum + log, 0) / logs.length)] };
+};
+
 /** The geometric mean over all programs of an engine's medians, the kernel's being 1. */
 export const vmMean = (engine: Engine) => async (): Promise<Measured> => {
   let logs = 0;

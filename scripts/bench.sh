@@ -19,6 +19,7 @@ program target ""
 program fs-client ""
 program ptrace-stop ""
 program kernel-probe "-lbpf"
+program vm-maps-kernel "-lbpf"
 program libfuse-null "$(pkg-config --cflags --libs fuse3)"
 if newer bench/target-go.go "$out/target-go"; then
   GO111MODULE=off CGO_ENABLED=0 go build -o "$out/target-go" bench/target-go.go
@@ -32,7 +33,7 @@ object() { # SOURCE OBJECT DEFINES...
 }
 for source in bench/bpf/*.bpf.c; do
   name=$(basename "$source" .bpf.c)
-  if [ "$name" != vm-programs ]; then object "$name" "$name"; fi
+  if [ "$name" != vm-programs ] && [ "$name" != vm-maps ]; then object "$name" "$name"; fi
 done
 # The same programs with parts left out: where the time goes.
 object workload-tls workload-tls-noread -DWITHOUT_READ
@@ -45,7 +46,13 @@ object malloc-latency malloc-latency-neither -DWITHOUT_CLOCK -DWITHOUT_HASH
 # The eight programs of `bench vm`, for the kernel, for us and natively.
 object vm-programs vm-programs -mcpu=v3 -fno-builtin
 object vm-programs vm-programs-kernel -mcpu=v3 -fno-builtin -DKERNEL
+object vm-maps vm-maps -mcpu=v3
+object vm-maps vm-maps-kernel -mcpu=v3 -DKERNEL
 ninja -C build --quiet bpftime_vm
+if newer bench/vm-compile.cc "$out/vm-compile" || newer build/vm/libbpftime_vm.a "$out/vm-compile"; then
+  g++ -O2 -std=gnu++20 -Wall -Wextra -Werror -Inative bench/vm-compile.cc build/vm/libbpftime_vm.a \
+    -o "$out/vm-compile"
+fi
 if newer bench/vm-speed.c "$out/vm-speed" || newer bench/bpf/vm-programs.bpf.c "$out/vm-speed" \
   || newer build/vm/libbpftime_vm.a "$out/vm-speed"; then
   clang -O2 -std=gnu11 -fno-builtin -Wall -Wextra -Werror -Inative/vm/include -c bench/vm-speed.c \
