@@ -49,7 +49,8 @@ object vm-programs vm-programs-kernel -mcpu=v3 -fno-builtin -DKERNEL
 object vm-maps vm-maps -mcpu=v3
 object vm-maps vm-maps-kernel -mcpu=v3 -DKERNEL
 ninja -C build --quiet bpftime_vm
-if newer bench/vm-compile.cc "$out/vm-compile" || newer build/vm/libbpftime_vm.a "$out/vm-compile"; then
+if newer bench/vm-compile.cc "$out/vm-compile" \
+  || newer build/vm/libbpftime_vm.a "$out/vm-compile"; then
   g++ -O2 -std=gnu++20 -Wall -Wextra -Werror -Inative bench/vm-compile.cc build/vm/libbpftime_vm.a \
     -o "$out/vm-compile"
 fi

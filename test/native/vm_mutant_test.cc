@@ -78,9 +78,12 @@ void check_mutants(int count) {
 }
 
 /// A program that would take the verifier long: an answer comes all the same.
-void check_time(const char* name, const std::vector<uint64_t>& slots) {
+void check_time(const char* name, const std::vector<uint64_t>& slots,
+                const verify::DebugInfo& debug = {}) {
   const double begin = cpu_seconds();
-  const verify::Outcome outcome = verify::verify(slots, verify_options());
+  verify::Options options = verify_options();
+  options.debug = debug;
+  const verify::Outcome outcome = verify::verify(slots, options);
   const double seconds = cpu_seconds() - begin;
   std::printf("# %.2f s, %u walked, %u states: %s\n", seconds, outcome.walked, outcome.states,
               outcome.ok() ? "accepted" : outcome.reason.c_str());
@@ -134,6 +137,61 @@ std::string call_chain() {
   return text + "f6: call 7\nif r0 > 5 goto +1\nr0 = 1\nexit\n";
 }
 
+/// `count` functions, each called once.
+std::vector<uint64_t> many_functions(uint32_t count) {
+  std::vector<uint64_t> slots;
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint64_t distance = count + 2 + uint64_t{2} * i - i - 1;
+    slots.push_back(0x1085 | distance << 32);
+  }
+  slots.insert(slots.end(), {0xb7, 0x95});
+  for (uint32_t i = 0; i < count; ++i) slots.insert(slots.end(), {0xb7, 0x95});
+  return slots;
+}
+
+std::vector<uint8_t> bytes_of(const std::vector<uint32_t>& words) {
+  std::vector<uint8_t> bytes(words.size() * 4);
+  std::memcpy(bytes.data(), words.data(), bytes.size());
+  return bytes;
+}
+
+/// Types of two global functions: one that takes nothing, and one whose parameter is a typedef of
+/// itself.
+std::vector<uint8_t> odd_types() {
+  constexpr uint32_t kTypedef = 8u << 24;
+  constexpr uint32_t kFunc = 12u << 24 | 1;  // BTF_FUNC_GLOBAL
+  constexpr uint32_t kProto = 13u << 24;
+  const std::vector<uint32_t> types = {0, kProto,     0,        // 1: ()
+                                       1, kFunc,      1,        // 2: f
+                                       1, kTypedef,   3,        // 3: typedef of 3
+                                       0, kProto | 1, 0, 1, 3,  // 4: (3)
+                                       1, kFunc,      4};       // 5: f
+  const auto type_bytes = static_cast<uint32_t>(types.size() * 4);
+  std::vector<uint32_t> words = {0x1eb9f, 24, 0, type_bytes, type_bytes, 4};
+  words.insert(words.end(), types.begin(), types.end());
+  words.push_back(0x00006600);  // "", "f", ""
+  return bytes_of(words);
+}
+
+void check_types() {
+  constexpr uint32_t kFunctions = 200000;
+  const std::vector<uint8_t> btf = odd_types();
+  for (const uint32_t type : {2u, 5u}) {
+    std::vector<uint32_t> functions;
+    for (uint32_t i = kFunctions; i-- > 0;) {
+      functions.push_back(kFunctions + 2 + 2 * i);
+      functions.push_back(type);
+    }
+    const std::vector<uint8_t> func_info = bytes_of(functions);
+    verify::DebugInfo debug;
+    debug.btf = btf;
+    debug.func_info = func_info;
+    check_time(type == 2 ? "functions without end, each with its type"
+                         : "and with a type that is made of itself",
+               many_functions(kFunctions), debug);
+  }
+}
+
 void check_long() {
   check_time("a million instructions in a row", [] {
     std::vector<uint64_t> slots(1048574, 0xb7);
@@ -166,5 +224,6 @@ void check_long() {
 int main(int argc, char** argv) {
   check_mutants(argc > 1 ? std::atoi(argv[1]) : 30000);
   check_long();
+  check_types();
   return tap::done();
 }

@@ -1,4 +1,4 @@
-// scripts/conformance.js: the public suite's form of cases, on every engine. The cases here are ours.
+// scripts/conformance.js: cases in the form of the public suite, on every engine. They are ours.
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -35,7 +35,11 @@ Outcome refused_by_validator(const Verdict& verdict, const Source& source) {
 
 Explorer::Explorer(Shared* shared)
     : shared_(shared), flow_(shared->flow), options_(shared->options) {
-  kept_at_.resize(flow_.insns.size());
+  shared_->kept_at.resize(flow_.insns.size());
+}
+
+Explorer::~Explorer() {
+  for (const uint32_t slot : kept_slots_) shared_->kept_at[slot].clear();
 }
 
 Outcome Explorer::explore(State start) {

@@ -30,11 +30,16 @@ struct Shared {
   std::vector<uint8_t> reached{};       // per slot
   std::vector<uint32_t> globals_due{};  // subprograms to be proved as roots of their own
   std::vector<uint8_t> globals_seen{};  // per subprogram
+  // Per slot: checkpoints of the root that is walked, newest last.
+  std::vector<std::vector<uint32_t>> kept_at{};
 };
 
 class Explorer {
  public:
   explicit Explorer(Shared* shared);
+  ~Explorer();
+  Explorer(const Explorer&) = delete;
+  Explorer& operator=(const Explorer&) = delete;
   /// Walks everything that can follow from `start`.
   Outcome explore(State start);
 
@@ -172,7 +177,7 @@ class Explorer {
   uint64_t pending_bytes_ = 0;
   uint64_t kept_bytes_ = 0;
   std::vector<std::unique_ptr<Checkpoint>> checkpoints_;
-  std::vector<std::vector<uint32_t>> kept_at_;  // per slot: checkpoints there, newest last
+  std::vector<uint32_t> kept_slots_;  // with checkpoints: what the next root must not find
   std::vector<Trail> trail_;
   uint32_t last_id_ = 8;  // the first are those of a global function's arguments
   uint64_t compared_ = 0;

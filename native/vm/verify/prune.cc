@@ -184,7 +184,7 @@ bool Explorer::is_newer_round(uint32_t ancestor) const {
 }
 
 bool Explorer::arrive(bool* is_covered) {
-  std::vector<uint32_t>& kept = kept_at_[now_.slot];
+  std::vector<uint32_t>& kept = shared_->kept_at[now_.slot];
   uint32_t ancestors = 0;
   for (size_t i = kept.size(); i-- > 0;) {
     Checkpoint& old = *checkpoints_[kept[i]];
@@ -235,7 +235,8 @@ void Explorer::take_checkpoint(bool is_loop) {
   checkpoint->is_loop = is_loop;
   const auto index = static_cast<uint32_t>(checkpoints_.size());
   checkpoints_.push_back(std::move(checkpoint));
-  kept_at_[now_.slot].push_back(index);
+  shared_->kept_at[now_.slot].push_back(index);
+  kept_slots_.push_back(now_.slot);
   now_.checkpoint = index;
   if (!is_loop) now_.walked = 0;
   for (uint32_t f = 0; f < now_.frames.size(); ++f) {
@@ -331,7 +332,7 @@ void Explorer::mark_everything() {
 /// At a call that calls back: the state is compared whole with those of earlier rounds, and what
 /// changes from round to round is given up, so that it comes to an end.
 bool Explorer::converge(bool* is_covered) {
-  for (const uint32_t index : kept_at_[now_.slot]) {
+  for (const uint32_t index : shared_->kept_at[now_.slot]) {
     const Checkpoint& old = *checkpoints_[index];
     if (!old.is_loop || compared_ > kComparedMax) continue;
     // Rounds of one call end with it; another call of the same is another turn of a loop around it.

@@ -82,6 +82,8 @@ Source::Source(const DebugInfo& debug) : btf_(debug.btf) {
     const auto record = record_at<FunctionRecord>(debug.func_info, i);
     functions_.push_back({record.insn_off, record.type_id});
   }
+  std::stable_sort(functions_.begin(), functions_.end(),
+                   [](const Function& a, const Function& b) { return a.slot < b.slot; });
 }
 
 uint32_t Source::word(uint64_t off) const {
@@ -175,12 +177,13 @@ Parameter Source::parameter_of(uint32_t type) const {
 }
 
 uint32_t Source::function_type(uint32_t slot) const {
-  for (const Function& function : functions_) {
-    if (function.slot != slot || function.type >= types_.size() || function.type == 0) continue;
-    const uint32_t info = word(types_[function.type] + 4);
-    return BTF_INFO_KIND(info) == BTF_KIND_FUNC ? function.type : 0;
-  }
-  return 0;
+  const auto found =
+      std::lower_bound(functions_.begin(), functions_.end(), slot,
+                       [](const Function& function, uint32_t s) { return function.slot < s; });
+  if (found == functions_.end() || found->slot != slot) return 0;
+  if (found->type >= types_.size() || found->type == 0) return 0;
+  const uint32_t info = word(types_[found->type] + 4);
+  return BTF_INFO_KIND(info) == BTF_KIND_FUNC ? found->type : 0;
 }
 
 std::string Source::function_name(uint32_t slot) const {
