@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 // native/bpf for JavaScript: NativeBpf of src/native.ts. Converts and forwards.
+#include <linux/bpf.h>
+
 #include <algorithm>
 #include <cstring>
 #include <map>
@@ -16,6 +18,7 @@
 #include "../bpf/registry.h"
 #include "../bpf/test_run.h"
 #include "../vm/rt/map.h"
+#include "../vm/rt/tasks.h"
 #include "parts.h"
 
 namespace bpftime::addon {
@@ -316,6 +319,7 @@ Napi::Value bpf_map_dump(const Napi::CallbackInfo& info) {
   std::vector<uint8_t> entry(entry_bytes);
   uint32_t count = 0;
   uint64_t cursor = 0;
+  if (view.type == BPF_MAP_TYPE_TASK_STORAGE) rt_tasks_sweep(&view);
   while (count < limit &&
          rt_map_iterate(&view, &cursor, entry.data(), entry.data() + view.key_size) == 0) {
     if (rt_map_is_nested(&view)) {

@@ -66,6 +66,7 @@ long keyless_refusal(const vm_map& view) {
 long cmd_map_create(const BpfCall& call) {
   const bpf_attr& attr = call.attr;
   if (attr.map_ifindex != 0) return -EINVAL;
+  if (attr.map_type == BPF_MAP_TYPE_TASK_STORAGE && attr.max_entries != 0) return -EINVAL;
   const bool is_bloom = attr.map_type == BPF_MAP_TYPE_BLOOM_FILTER;
   if ((attr.map_extra & ~uint64_t{is_bloom ? RT_BLOOM_HASHES_MAX : 0}) != 0) return -EINVAL;
   MapSpec spec;

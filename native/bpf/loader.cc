@@ -108,6 +108,7 @@ bool may_go_on_with(const DeclaredMap& declared, const MapObject& former, bool s
   if (entries == 0 && bpf_map__type(map) == BPF_MAP_TYPE_PERF_EVENT_ARRAY) {
     entries = possible_cpu_count();
   }
+  if (bpf_map__type(map) == BPF_MAP_TYPE_TASK_STORAGE) entries = former.view.max_entries;
   const vm_map& view = former.view;
   if (former.name != bpf_map__name(map) || view.type != bpf_map__type(map) ||
       view.key_size != bpf_map__key_size(map) || view.value_size != bpf_map__value_size(map) ||
@@ -203,7 +204,7 @@ std::string absent_map(const bpf_object* object) {
       BPF_MAP_TYPE_CGROUP_ARRAY, BPF_MAP_TYPE_LRU_HASH,      BPF_MAP_TYPE_LRU_PERCPU_HASH,
       BPF_MAP_TYPE_LPM_TRIE,     BPF_MAP_TYPE_ARRAY_OF_MAPS, BPF_MAP_TYPE_HASH_OF_MAPS,
       BPF_MAP_TYPE_QUEUE,        BPF_MAP_TYPE_STACK,         BPF_MAP_TYPE_RINGBUF,
-      BPF_MAP_TYPE_BLOOM_FILTER,
+      BPF_MAP_TYPE_BLOOM_FILTER, BPF_MAP_TYPE_TASK_STORAGE,
   };
   bpf_map* map = nullptr;
   bpf_object__for_each_map(map, object) {

@@ -279,11 +279,6 @@ constexpr AbsentHelper kAbsentHelpers[] = {
     {80, 80, "bpf_get_current_cgroup_id is not offered: a process cannot ask the kernel for it"},
     {93, 94,
      "spin locks are not offered here (use atomic operations: __sync_fetch_and_add and its like)"},
-    {156, 157,
-     "task storage is not offered here (use a hash whose key is bpf_get_current_pid_tgid())"},
-    {158, 158,
-     "bpf_get_current_task_btf is not offered: there is no kernel below a program of ours (use "
-     "bpf_get_current_pid_tgid and bpf_get_current_comm)"},
     {169, 172, "timers are not offered: nobody would run them (look at the clock in the probe)"},
     {186, 187,
      "return values are not offered to programs of this kind (PT_REGS_RC in a uretprobe)"},

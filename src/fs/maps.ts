@@ -29,6 +29,7 @@ const TYPE_NAMES: Record<number, string> = {
   22: 'queue',
   23: 'stack',
   27: 'ringbuf',
+  29: 'task_storage',
   30: 'bloom_filter',
 };
 

@@ -5,7 +5,8 @@
 //   3 events   ring buffer of 4096 bytes      8 jobs     queue, value 8
 //   4 samples  perf event array               9 seen     bloom filter, value 8
 //   5 percpu   per-CPU array of 4, value 8    10 stacks  stack trace map
-//   11 tables  array of maps like 12: a hash, key 4, value 8
+//   11 tables  array of maps like 12: a hash, key 4, value 8      13 tasks    task storage, value
+//   16
 #pragma once
 
 #include <linux/bpf.h>
@@ -32,6 +33,7 @@ inline constexpr MapShape kShapes[] = {
     {BPF_MAP_TYPE_STACK_TRACE, 4, 64, 16, 0, false, "stacks"},
     {BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 4, 0, false, "tables", 12},
     {BPF_MAP_TYPE_HASH, 4, 8, 4, 0, false, "tables"},
+    {BPF_MAP_TYPE_TASK_STORAGE, 4, 16, 65536, BPF_F_NO_PREALLOC, false, "tasks"},
 };
 inline constexpr uint8_t kConstants[16] = {'h', 'i', ' ', '%', 'd', 0, 0, 0, 7};
 

@@ -334,7 +334,9 @@ RT_INLINE void copy_word(void* dst, const void* src, u32 len) {
 
 RT_INLINE void put_value(const struct vm_map* map, u8* dst, const void* value,
                          enum rt_value_source source, int fresh) {
-  if (map->type != RT_MAP_PERCPU_HASH && map->type != RT_MAP_LRU_PERCPU_HASH) {
+  if (value == 0) { /* of a thread */
+    rt_zero_words(dst, map->value_stride);
+  } else if (map->type != RT_MAP_PERCPU_HASH && map->type != RT_MAP_LRU_PERCPU_HASH) {
     copy_word(dst, value, map->value_size);
   } else if (source == RT_VALUE_ALL_CPUS) {
     for (u32 cpu = 0; cpu < map->cpu_count; cpu++) {

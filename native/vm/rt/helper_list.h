@@ -42,6 +42,9 @@
   X(133, ringbuf_discard, rt_help_ring_discard)             \
   X(134, ringbuf_query, rt_help_ring_query)                 \
   X(148, copy_from_user, rt_help_probe_read)                \
+  X(156, task_storage_get, rt_help_task_get)                \
+  X(157, task_storage_delete, rt_help_task_delete)          \
+  X(158, get_current_task_btf, rt_help_task)                \
   X(160, ktime_get_coarse_ns, rt_help_ktime_coarse)         \
   X(164, for_each_map_elem, rt_help_for_each)               \
   X(165, snprintf, rt_help_snprintf)                        \

@@ -10,6 +10,7 @@
 #include "ring.h"
 #include "rt.h"
 #include "stacks.h"
+#include "tasks.h"
 #include "unwind.h"
 
 #define HELPER(fn)                                                       \
@@ -205,6 +206,10 @@ HELPER(rt_help_loop) {
 
 HELPER(rt_help_strtol) { return (u64)rt_parse_long((const char*)r1, r2, r3, (s64*)r4); }
 HELPER(rt_help_strtoul) { return (u64)rt_parse_ulong((const char*)r1, r2, r3, (u64*)r4); }
+
+HELPER(rt_help_task) { return rt_task_current(); }
+HELPER(rt_help_task_get) { return (u64)rt_task_get(MAP(r1), (const void*)r3, r4); }
+HELPER(rt_help_task_delete) { return (u64)rt_task_delete(MAP(r1)); }
 
 HELPER(rt_help_func_ip) { return ((const struct probe_frame*)r1)->func_ip; }
 /* Only programs that replace a function get here: see native/bpf/verification.h. */

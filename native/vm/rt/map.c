@@ -8,6 +8,7 @@
 #include "queue.h"
 #include "rt.h"
 #include "stacks.h"
+#include "tasks.h"
 
 #define F_NO_PREALLOC (1u << 0)
 #define F_NO_COMMON_LRU (1u << 1)
@@ -35,6 +36,7 @@ RT_INLINE int is_queue(const struct vm_map* map) {
 }
 RT_INLINE int is_bloom(const struct vm_map* map) { return map->type == RT_MAP_BLOOM_FILTER; }
 RT_INLINE int is_lpm(const struct vm_map* map) { return map->type == RT_MAP_LPM_TRIE; }
+RT_INLINE int is_tasks(const struct vm_map* map) { return map->type == RT_MAP_TASK_STORAGE; }
 RT_INLINE int is_stacks(const struct vm_map* map) { return map->type == RT_MAP_STACK_TRACE; }
 int rt_map_is_nested(const struct vm_map* map) {
   return map->type == RT_MAP_ARRAY_OF_MAPS || map->type == RT_MAP_HASH_OF_MAPS;
@@ -79,7 +81,8 @@ static int layout_hash(struct vm_map* map) {
   u32 value_max = rt_map_is_percpu(map) ? PERCPU_VALUE_BYTES_MAX : RT_VALUE_BYTES_MAX;
   if (map->key_size > RT_KEY_BYTES_MAX || map->value_size > value_max) return -RT_E2BIG;
   map->value_stride = (u32)round_up(map->value_size, 8);
-  u64 elem = sizeof(struct rt_elem) + round_up(map->key_size, 8) +
+  const u64 key_size = is_tasks(map) ? sizeof(struct rt_task_key) : map->key_size;
+  u64 elem = sizeof(struct rt_elem) + round_up(key_size, 8) +
              (u64)map->value_stride * (rt_map_is_percpu(map) ? map->cpu_count : 1);
   if (elem > 0x7fffffffu) return -RT_E2BIG;
   map->elem_stride = (u32)elem;
@@ -118,6 +121,7 @@ static int layout_keyless(struct vm_map* map) {
 }
 
 int rt_map_layout(struct vm_map* map) {
+  if (is_tasks(map) && rt_tasks_layout(map) != 0) return -RT_EINVAL;
   if (map->max_entries == 0 || map->cpu_count == 0 || map->cpu_count > 4096) return -RT_EINVAL;
   if (map->max_entries > ENTRIES_MAX) return -RT_E2BIG;
   map->bucket_count = 0;
@@ -127,7 +131,7 @@ int rt_map_layout(struct vm_map* map) {
   int ret = -RT_EINVAL;
   if (rt_map_is_nested(map) && map->value_size != 4) return ret;
   if (is_array(map)) ret = layout_array(map);
-  if (rt_map_is_hash(map) || is_lpm(map)) ret = layout_hash(map);
+  if (rt_map_is_hash(map) || is_lpm(map) || is_tasks(map)) ret = layout_hash(map);
   if (rt_map_is_keyless(map)) ret = layout_keyless(map);
   if (map->type == RT_MAP_CGROUP_ARRAY && map->key_size == 4 && map->value_size == 4) {
     map->storage_bytes = ABI_PAGE_BYTES;
@@ -143,7 +147,7 @@ int rt_map_layout(struct vm_map* map) {
 void rt_map_init(const struct vm_map* map) {
   /* Zeroed storage is an empty map of any type; only the seed must be hard to guess. */
   if (is_bloom(map)) ((struct rt_bloom_ctl*)map->base)->hashes = map->elem_stride;
-  int has_seed = rt_map_is_hash(map) || is_lpm(map) || is_bloom(map);
+  int has_seed = rt_map_is_hash(map) || is_lpm(map) || is_bloom(map) || is_tasks(map);
   if (!has_seed || (map->map_flags & F_ZERO_SEED) != 0) return;
   u32 low, high;
   __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
@@ -230,6 +234,7 @@ long rt_map_delete(const struct vm_map* map, const void* key) {
   if (rt_map_is_hash(map)) return rt_hash_delete(map, key);
   if (is_lpm(map)) return rt_lpm_delete(map, key);
   if (is_stacks(map)) return rt_stacks_delete(map, *(const u32*)key);
+  if (is_tasks(map)) return rt_tasks_delete_tid(map, *(const u32*)key);
   return is_array(map) ? -RT_EINVAL : -RT_EOPNOTSUPP;
 }
 
@@ -324,9 +329,10 @@ long rt_map_next_key(const struct vm_map* map, const void* key, void* next_out) 
 long rt_map_iterate(const struct vm_map* map, u64* cursor, void* key_out, void* value_out) {
   if (is_queue(map)) return rt_queue_iterate(map, cursor, value_out);
   if (is_stacks(map)) return rt_stacks_iterate(map, cursor, key_out, value_out);
-  if (rt_map_is_hash(map) || is_lpm(map)) {
+  if (rt_map_is_hash(map) || is_lpm(map) || is_tasks(map)) {
     u8* first = 0;
-    long ret = rt_hash_iterate(map, cursor, key_out, &first);
+    long ret = is_tasks(map) ? rt_tasks_iterate(map, cursor, key_out, &first)
+                             : rt_hash_iterate(map, cursor, key_out, &first);
     if (ret == 0) copy_out(map, first, cpu_stride(map), value_out);
     return ret;
   }
@@ -341,5 +347,6 @@ long rt_map_iterate(const struct vm_map* map, u64* cursor, void* key_out, void* 
 u32 rt_map_count(const struct vm_map* map) {
   if (rt_map_is_hash(map) || is_lpm(map)) return rt_hash_count(map);
   if (is_queue(map)) return rt_queue_count(map);
+  if (is_tasks(map)) return rt_tasks_count(map);
   return is_array(map) ? map->max_entries : 0;
 }

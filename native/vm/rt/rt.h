@@ -49,6 +49,7 @@
 #define RT_MAP_QUEUE 22
 #define RT_MAP_STACK 23
 #define RT_MAP_RINGBUF 27
+#define RT_MAP_TASK_STORAGE 29
 #define RT_MAP_BLOOM_FILTER 30
 
 #define RT_FAULT_SIGNALS ((1ull << (7 - 1)) | (1ull << (11 - 1))) /* SIGBUS, SIGSEGV */

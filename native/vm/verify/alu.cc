@@ -159,6 +159,7 @@ bool Explorer::add_to_pointer(const Insn& insn, const Reg& pointer, const Reg& n
     case Kind::kMap:
     case Kind::kFunction:
     case Kind::kPacketEnd:
+    case Kind::kTask:
       return refuse(EACCES, text("arithmetic on %s: it is not memory that could be indexed",
                                  name_of(pointer).c_str()));
     default:

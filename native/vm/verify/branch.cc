@@ -35,6 +35,7 @@ bool is_surely_set(const Reg& reg) {
     case Kind::kCtx:
     case Kind::kMap:
     case Kind::kFunction:
+    case Kind::kTask:
       return reg.num.is_const() && reg.num.const_value() < 4096;
     default:
       return false;

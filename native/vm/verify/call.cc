@@ -107,6 +107,9 @@ bool Explorer::give_result(const Contract& contract) {
       result.maybe_null = !finds_for_sure(contract);
       if (result.maybe_null) result.id = next_id();
       break;
+    case Gives::kTask:
+      result = Reg::pointer(Kind::kTask);
+      break;
     case Gives::kRecordOrNull:
       result = Reg::pointer(Kind::kRecord);
       result.map = now_.reg(1).map;
@@ -148,6 +151,14 @@ bool Explorer::check_argument(const Contract& contract, uint8_t regno) {
       return true;
     case Arg::kMap:
       return check_map_argument(contract, regno);
+    case Arg::kTask:
+      return reg.kind == Kind::kTask || want("the thread that runs (bpf_get_current_task_btf())");
+    case Arg::kValueOrNull:
+      if (reg.is_const(0)) {
+        mark_exact(reg.origins);
+        return true;
+      }
+      return check_sized_by_map(contract, regno);
     case Arg::kKey:
     case Arg::kValue:
     case Arg::kValueOut:

@@ -22,6 +22,7 @@ constexpr uint64_t kPerCpu = bit(BPF_MAP_TYPE_PERCPU_HASH) | bit(BPF_MAP_TYPE_PE
 constexpr uint64_t kQueues = bit(BPF_MAP_TYPE_QUEUE) | bit(BPF_MAP_TYPE_STACK);
 constexpr uint64_t kPushed = kQueues | bit(BPF_MAP_TYPE_BLOOM_FILTER);
 constexpr uint64_t kRing = bit(BPF_MAP_TYPE_RINGBUF);
+constexpr uint64_t kTasks = bit(BPF_MAP_TYPE_TASK_STORAGE);
 constexpr uint64_t kPerf = bit(BPF_MAP_TYPE_PERF_EVENT_ARRAY);
 
 constexpr auto kNumber = Gives::kNumber;
@@ -73,7 +74,9 @@ constexpr Contract kContracts[] = {
     {133, "ringbuf_discard", {kRecord, kAny}, Gives::kNothing},
     {134, "ringbuf_query", {kMap, kAny}, kNumber, kRing},
     {148, "copy_from_user", {kWrite, kSizeOrZero, kAny}},
-    {158, "get_current_task_btf"},
+    {156, "task_storage_get", {kMap, kTask, kValueOrNull, kAny}, Gives::kValueOrNull, kTasks},
+    {157, "task_storage_delete", {kMap, kTask}, kNumber, kTasks},
+    {158, "get_current_task_btf", {}, Gives::kTask},
     {160, "ktime_get_coarse_ns"},
     {164,
      "for_each_map_elem",

@@ -16,6 +16,8 @@ enum class Arg : uint8_t {
   kKey,             // memory with a key of the map in r1
   kValue,           // memory with a value of that map
   kValueOut,        // memory that gets a value of that map
+  kValueOrNull,     // memory with a value of that map, or null
+  kTask,            // the thread that runs
   kNumberOut,       // memory that gets eight bytes
   kRead,            // memory that is read; its size is the next argument
   kReadOrNull,      // the same, or null with size 0
@@ -38,6 +40,7 @@ enum class Gives : uint8_t {
   kCpu,          // the number of a CPU
   kValueOrNull,  // of a map of maps: a map
   kRecordOrNull,
+  kTask,  // the thread that runs; never null
 };
 
 /// How often and with what a helper calls the function it was given.

@@ -122,6 +122,11 @@ bool Explorer::check_region(const Reg& reg, const Use& use) {
                                  "(compare first: if (data + n > data_end) return 0;)",
                                  who_reads(use).c_str(), use.bytes, reg.bytes));
     }
+    case Kind::kTask:
+      return refuse(EACCES, text("%s a field of the thread that runs: there is no kernel's "
+                                 "task_struct here (bpf_get_current_pid_tgid and "
+                                 "bpf_get_current_comm say who it is)",
+                                 who_reads(use).c_str()));
     default:
       return refuse(EACCES, text("%s through r%u, %s, whose inside is not for programs",
                                  who_reads(use).c_str(), use.regno, name_of(reg).c_str()));

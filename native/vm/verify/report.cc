@@ -60,6 +60,7 @@ const char* map_type_name(uint32_t type) {
       {BPF_MAP_TYPE_QUEUE, "a queue"},
       {BPF_MAP_TYPE_STACK, "a stack"},
       {BPF_MAP_TYPE_BLOOM_FILTER, "a bloom filter"},
+      {BPF_MAP_TYPE_TASK_STORAGE, "task storage"},
   };
   for (const auto& row : kNames) {
     if (row.type == type) return row.name;
@@ -103,7 +104,10 @@ std::string Explorer::name_of(const Reg& reg) const {
       return text("map %s", map_shape(reg.map).name);
     case Kind::kMapValue:
       if (reg.maybe_null) {
-        return text("what bpf_map_lookup_elem found in map %s", map_shape(reg.map).name);
+        const MapShape shape = map_shape(reg.map);
+        const bool is_task = shape.type == BPF_MAP_TYPE_TASK_STORAGE;
+        return text("what bpf_%s found in map %s", is_task ? "task_storage_get" : "map_lookup_elem",
+                    shape.name);
       }
       return memory_name(reg);
     case Kind::kRecord:
@@ -119,6 +123,8 @@ std::string Explorer::name_of(const Reg& reg) const {
       return "packet data";
     case Kind::kPacketEnd:
       return "the end of the packet";
+    case Kind::kTask:
+      return "the thread that runs";
   }
   return "";
 }

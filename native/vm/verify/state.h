@@ -65,6 +65,7 @@ enum class Kind : uint8_t {
   kFunction,  // function that begins at slot `map`
   kPacket,    // packet data; what is behind it is known by `id`
   kPacketEnd,
+  kTask,  // the thread that runs: nothing but an argument
 };
 
 struct Reg {
