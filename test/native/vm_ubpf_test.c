@@ -124,7 +124,32 @@ static void objects(struct ubpf_vm* vm) {
   free(object), free(maps);
 }
 
+/* r0 = *(u64 *)(r1 + 8); exit */
+static const uint64_t kSecond[] = {0x81079, 0x95};
+/* goto -1 */
+static const uint64_t kEndless[] = {0xffff0005};
+
+static void bounds(void) {
+  struct ubpf_vm* vm = ubpf_create();
+  uint64_t mem[2] = {7, 5}, result = 0;
+  uint32_t former = 1;
+  ubpf_set_error_print(vm, keep_print);
+  ok(ubpf_load(vm, kSecond, sizeof kSecond, NULL) == 0, "a program that reads its second word");
+  ok(ubpf_exec(vm, mem, 16, &result) == 0 && result == 5, "has two");
+  ok(ubpf_exec(vm, mem, 8, &result) == -1 && strstr(printed, "not its own") != NULL, "or one");
+  ok(ubpf_toggle_bounds_check(vm, false) && ubpf_exec(vm, mem, 8, &result) == 0 && result == 5,
+     "which nobody looks at");
+  ok(!ubpf_toggle_bounds_check(vm, true), "the former state is told");
+  ubpf_unload_code(vm);
+  ok(ubpf_set_instruction_limit(vm, 1000, &former) == 0 && former == 0, "a limit");
+  ok(ubpf_load(vm, kEndless, sizeof kEndless, NULL) == 0 &&
+         ubpf_exec(vm, mem, 16, &result) == -1 && strstr(printed, "too long") != NULL,
+     "ends a program that does not");
+  ubpf_destroy(vm);
+}
+
 int main(void) {
+  bounds();
   struct ubpf_vm* vm = ubpf_create();
   ok(vm != NULL, "create");
   ok(ubpf_toggle_bounds_check(vm, false) && !ubpf_toggle_bounds_check(vm, true),
