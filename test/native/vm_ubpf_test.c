@@ -142,8 +142,8 @@ static void bounds(void) {
   ok(!ubpf_toggle_bounds_check(vm, true), "the former state is told");
   ubpf_unload_code(vm);
   ok(ubpf_set_instruction_limit(vm, 1000, &former) == 0 && former == 0, "a limit");
-  ok(ubpf_load(vm, kEndless, sizeof kEndless, NULL) == 0 &&
-         ubpf_exec(vm, mem, 16, &result) == -1 && strstr(printed, "too long") != NULL,
+  ok(ubpf_load(vm, kEndless, sizeof kEndless, NULL) == 0 && ubpf_exec(vm, mem, 16, &result) == -1 &&
+         strstr(printed, "too long") != NULL,
      "ends a program that does not");
   ubpf_destroy(vm);
 }
