@@ -3,6 +3,8 @@
 // tables of the modules' unwind information, and an index of the modules (docs/adr/0029).
 //
 // Nothing of it is unmapped before we leave: programs read it without a lock.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <iterator>
@@ -96,7 +98,14 @@ Result<std::shared_ptr<UnwindTable>> Session::read_module(UnwindTables::Module* 
     return get(addr, out, size).ok();
   };
   const uint64_t left = kUnwindBytesMax - std::min(kUnwindBytesMax, unwind_.read_bytes);
-  const Result<unwind::ElfModule> elf = unwind::read_elf_module(mapping.file_start, read, left);
+  ScopedFd opened;
+  const auto file = [&](uint64_t off, void* out, size_t size) {
+    const Region* region = region_at(regions_, mapping.file_start);
+    if (!opened.valid() && region != nullptr) opened = open_text_file(*region);
+    return pread(opened.get(), out, size, static_cast<off_t>(off)) == static_cast<ssize_t>(size);
+  };
+  const Result<unwind::ElfModule> elf =
+      unwind::read_elf_module(mapping.file_start, read, left, file);
   // Code that is no module has frame pointers or nothing.
   if (!elf) return std::shared_ptr<UnwindTable>();
   unwind_.read_bytes += elf.value().eh_frame.size();

@@ -12,7 +12,8 @@ namespace bpftime::unwind {
 
 namespace {
 
-constexpr uint32_t kPhdrsMax = 128;
+constexpr uint32_t kPhdrsMax = 128, kSectionsMax = 4096;
+constexpr char kEhFrameName[] = ".eh_frame";
 constexpr uint64_t kNotesBytesMax = 4096;
 constexpr uint64_t kAddrEnd = uint64_t{1} << 47;
 constexpr uint64_t kPage = 4096;
@@ -72,6 +73,7 @@ class SectionReader {
     for (;;) {
       uint32_t length = 0;
       uint64_t long_length = 0;
+      if (at == size_ && at != 0) break;  // a section without a mark, of which the size is known
       if (!get(at, &length, sizeof length)) return {};
       at += sizeof length;
       if (length == 0) break;
@@ -123,9 +125,34 @@ void read_eh_frame_bytes(const std::vector<Elf64_Phdr>& headers, uint64_t hdr_va
   }
 }
 
+// By the section headers. What they say is believed as far as the module's memory goes.
+void find_eh_frame_section(uint64_t start, uint64_t limit, const MemoryReader& read,
+                           const MemoryReader& file, ElfModule* out) {
+  Elf64_Ehdr ehdr{};
+  if (!read(start, &ehdr, sizeof ehdr) || ehdr.e_shentsize != sizeof(Elf64_Shdr) ||
+      ehdr.e_shnum > kSectionsMax || ehdr.e_shstrndx >= ehdr.e_shnum || ehdr.e_shoff > kAddrEnd) {
+    return;
+  }
+  std::vector<Elf64_Shdr> sections(ehdr.e_shnum);
+  if (!file(ehdr.e_shoff, sections.data(), sections.size() * sizeof(Elf64_Shdr))) return;
+  const Elf64_Shdr& names = sections[ehdr.e_shstrndx];
+  for (const Elf64_Shdr& one : sections) {
+    char name[sizeof kEhFrameName] = {};
+    if ((one.sh_flags & SHF_ALLOC) == 0 || one.sh_name >= names.sh_size) continue;
+    if (names.sh_offset > kAddrEnd || one.sh_addr > kAddrEnd) continue;
+    if (!file(names.sh_offset + one.sh_name, name, sizeof name)) continue;
+    if (memcmp(name, kEhFrameName, sizeof name) != 0) continue;
+    out->vaddr = one.sh_addr;
+    const uint64_t size = std::min<uint64_t>(one.sh_size, limit);
+    out->eh_frame = SectionReader(read, out->bias + one.sh_addr, size).whole();
+    return;
+  }
+}
+
 }  // namespace
 
-Result<ElfModule> read_elf_module(uint64_t start, const MemoryReader& read, uint64_t limit) {
+Result<ElfModule> read_elf_module(uint64_t start, const MemoryReader& read, uint64_t limit,
+                                  const MemoryReader& file) {
   Result<std::vector<Elf64_Phdr>> headers = read_headers(start, read);
   if (!headers) return headers.error();
   const Elf64_Phdr* first = nullptr;
@@ -143,13 +170,13 @@ Result<ElfModule> read_elf_module(uint64_t start, const MemoryReader& read, uint
     out.text_end = std::max(out.text_end, one.p_vaddr + one.p_memsz);
   }
   if (out.text_end == 0) return fail(ENOEXEC, "it has no code");
+  limit = std::min(limit, kEhFrameBytesMax);
   for (const Elf64_Phdr& one : headers.value()) {
-    if (one.p_type == PT_GNU_EH_FRAME) {
-      read_eh_frame_bytes(headers.value(), one.p_vaddr, std::min(limit, kEhFrameBytesMax), read,
-                          &out);
-      break;
-    }
+    if (one.p_type != PT_GNU_EH_FRAME) continue;
+    read_eh_frame_bytes(headers.value(), one.p_vaddr, limit, read, &out);
+    return out;
   }
+  if (file) find_eh_frame_section(start, limit, read, file, &out);
   return out;
 }
 

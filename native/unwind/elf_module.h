@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Where a mapped module has its unwind information, by its program headers alone: sections are not
-// mapped. What is read is a process' memory, or made to look like it: hostile.
+// Where a mapped module has its unwind information, by its program headers, and by its sections
+// where linkers left those out (musl-gcc). What is read is a process' memory and file: hostile.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +28,11 @@ struct ElfModule {
 };
 
 /// The module whose file's first page is mapped at `start`. ENOEXEC: it is no ELF file for x86-64,
-/// or a damaged one. No more than `limit` bytes of unwind information, or none, are read.
+/// or a damaged one. No more than `limit` bytes of unwind information, or none, are read. Where no
+/// program header tells of it the sections do, which only the file has: `file` reads at an offset
+/// of it, and is not asked otherwise.
 Result<ElfModule> read_elf_module(uint64_t start, const MemoryReader& read,
-                                  uint64_t limit = kEhFrameBytesMax);
+                                  uint64_t limit = kEhFrameBytesMax,
+                                  const MemoryReader& file = nullptr);
 
 }  // namespace bpftime::unwind

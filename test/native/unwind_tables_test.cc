@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // .eh_frame to unwind tables: what entries become, and damaged ones, which may become less but
 // never a table that leads outside of itself, nor take time or memory out of proportion.
+#include <elf.h>
 #include <fcntl.h>
 #include <time.h>
 #include <unistd.h>
@@ -146,16 +147,41 @@ bool lookups_agree(const unwind::UnwindRows& rows, uint64_t from, uint64_t to, u
   return true;
 }
 
+bool read_file(const char* path, uint64_t at, void* out, size_t size) {
+  const int fd = open(path, O_RDONLY | O_CLOEXEC);
+  const ssize_t got = pread(fd, out, size, static_cast<off_t>(at));
+  close(fd);
+  return got == static_cast<ssize_t>(size);
+}
+
+bool read_here(uint64_t addr, void* out, size_t size) {
+  return read_file("/proc/self/mem", addr, out, size);
+}
+
+extern const char image_start[] __asm__("__executable_start");
+
 // This program's own section, as it is mapped.
 unwind::ElfModule own_module() {
-  extern const char start[] __asm__("__executable_start");
-  const auto reader = [](uint64_t addr, void* out, size_t size) {
-    const int fd = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
-    const ssize_t got = pread(fd, out, size, static_cast<off_t>(addr));
-    close(fd);
-    return got == static_cast<ssize_t>(size);
+  auto module = unwind::read_elf_module(reinterpret_cast<uint64_t>(image_start), read_here);
+  return module.ok() ? module.value() : unwind::ElfModule{};
+}
+
+// The same program as if its linker had made no .eh_frame_hdr.
+unwind::ElfModule headless_module(const char* path) {
+  const auto start = reinterpret_cast<uint64_t>(image_start);
+  const auto without = [&](uint64_t addr, void* out, size_t size) {
+    if (!read_here(addr, out, size)) return false;
+    if (addr != start + sizeof(Elf64_Ehdr)) return true;
+    for (size_t at = 0; at + sizeof(Elf64_Phdr) <= size; at += sizeof(Elf64_Phdr)) {
+      auto* header = reinterpret_cast<Elf64_Phdr*>(static_cast<char*>(out) + at);
+      if (header->p_type == PT_GNU_EH_FRAME) header->p_type = PT_NULL;
+    }
+    return true;
   };
-  auto module = unwind::read_elf_module(reinterpret_cast<uint64_t>(start), reader);
+  const auto file = [&](uint64_t at, void* out, size_t size) {
+    return read_file(path, at, out, size);
+  };
+  auto module = unwind::read_elf_module(start, without, unwind::kEhFrameBytesMax, file);
   return module.ok() ? module.value() : unwind::ElfModule{};
 }
 
@@ -239,6 +265,10 @@ int main() {
   const unwind::ElfModule module = own_module();
   tap::ok(module.eh_frame.size() > 1000, "a mapped module's section is found by its headers");
   tap::ok(module.build_id[0] != 0 || module.build_id[1] != 0, "and its build-id");
+  const unwind::ElfModule headless = headless_module("/proc/self/exe");
+  tap::ok(headless.vaddr == module.vaddr && headless.eh_frame == module.eh_frame,
+          "where a linker left those out its sections are looked at");
+  tap::ok(headless_module("/dev/zero").eh_frame.empty(), "if the file has any");
   const auto rows = unwind::read_eh_frame(module.input());
   tap::ok(rows.ok() && rows.value().pieces.size() > 50, "its functions have rows");
   tap::equal(rows.value().unknown, 0, "all of which are understood");
