@@ -161,7 +161,9 @@ export interface BpfProgInfo {
   jitBytes: number;
   /** It was loaded to give a function's result in its place. */
   replaces: boolean;
-  /** It calls a helper that reads the process' memory by address. */
+  /** It lies in a program array of its object. */
+  isTailCalled?: boolean;
+  /** It, or one that it tail-calls, calls a helper that reads the process' memory by address. */
   readsMemory: boolean;
   /** It asks for stacks, which takes unwind tables of all modules. */
   walksStack: boolean;

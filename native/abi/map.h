@@ -27,7 +27,8 @@ struct vm_map {
   u64 data_off;      /* first value (array), element (hash) or data byte (ring) */
   u64 bucket_off;    /* hash: first bucket; ring: first control page */
   u32 cpu_count;     /* possible CPUs, for per-CPU maps and perf event arrays; of maps of maps:
-                        how many views of inner maps lie right behind this one */
+                        how many views of inner maps lie right behind this one; of program
+                        arrays: how many words, see vm/tail_call.h */
   u32 id;            /* map id, for people */
 };
 ABI_ASSERT(sizeof(struct vm_map) == 72, "vm_map is shared by JIT code, agent and daemon");

@@ -15,6 +15,7 @@
 #include "../bpf/image_objects.h"
 #include "../bpf/loader.h"
 #include "../bpf/objects.h"
+#include "../bpf/prog_array.h"
 #include "../bpf/registry.h"
 #include "../bpf/test_run.h"
 #include "../vm/rt/map.h"
@@ -79,8 +80,15 @@ Napi::Object prog_to_js(Napi::Env env, const ProgObject& prog) {
   set_number(info, "insnCount", static_cast<double>(prog.insns.size()));
   set_number(info, "jitBytes", static_cast<double>(prog.image.text.size()));
   info.Set("replaces", Napi::Boolean::New(env, prog.role == ProgRole::kReplace));
-  info.Set("readsMemory", Napi::Boolean::New(env, calls_any(prog.image, kReaders)));
-  info.Set("walksStack", Napi::Boolean::New(env, calls_any(prog.image, kWalkers)));
+  // What it tail-calls counts, too.
+  const auto next = reachable_programs(prog);
+  const auto calls = [&](std::span<const uint32_t> helpers) {
+    return calls_any(prog.image, helpers) ||
+           std::any_of(next.begin(), next.end(),
+                       [&](const auto& one) { return calls_any(one->image, helpers); });
+  };
+  info.Set("readsMemory", Napi::Boolean::New(env, calls(kReaders)));
+  info.Set("walksStack", Napi::Boolean::New(env, calls(kWalkers)));
   return info;
 }
 
@@ -100,7 +108,13 @@ Napi::Value object_to_js(Napi::Env env, LoadedObject loaded) {
   info.Set("maps", maps);
   Napi::Array programs = Napi::Array::New(env, loaded.programs.size());
   for (uint32_t i = 0; i < loaded.programs.size(); i++) {
-    programs.Set(i, prog_to_js(env, *loaded.programs[i]));
+    Napi::Object program = prog_to_js(env, *loaded.programs[i]);
+    const bool is_tail_called =
+        std::any_of(loaded.maps.begin(), loaded.maps.end(), [&](const auto& map) {
+          return rt_map_is_programs(&map->view) != 0 && holds_program(*map, *loaded.programs[i]);
+        });
+    program.Set("isTailCalled", Napi::Boolean::New(env, is_tail_called));
+    programs.Set(i, program);
   }
   info.Set("programs", programs);
   info.Set("btf", Napi::Buffer<uint8_t>::Copy(env, loaded.btf.data(), loaded.btf.size()));
@@ -285,6 +299,13 @@ Napi::Value bpf_map_update(const Napi::CallbackInfo& info) {
   }
   const Args args{info};
   const uint8_t* value = args.bytes(2).data();
+  if (rt_map_is_programs(&map->view) != 0) {
+    uint32_t id = 0;
+    std::memcpy(&id, value, sizeof id);
+    const long put = put_known_program(map.get(), args.bytes(1).data(), id);
+    if (put != 0) throw_failure(env, fail(static_cast<int>(-put), "no such entry or program"));
+    return env.Undefined();
+  }
   const long ret = rt_map_is_keyless(&map->view)
                        ? rt_map_push(&map->view, value, args.number(3))
                        : rt_map_write(&map->view, args.bytes(1).data(), value, args.number(3));
@@ -299,6 +320,11 @@ Napi::Value bpf_map_delete(const Napi::CallbackInfo& info) {
   if (!check_size(info, 1, map->view.key_size, "key of a wrong size")) return env.Undefined();
   if (rt_map_is_nested(&map->view)) {
     return throw_failure(env, fail(EOPNOTSUPP, "what is in a map of maps, its object file says"));
+  }
+  if (rt_map_is_programs(&map->view) != 0) {
+    const long taken = take_program(map.get(), Args{info}.bytes(1).data());
+    if (taken != 0) throw_failure(env, fail(static_cast<int>(-taken), "nothing is there"));
+    return env.Undefined();
   }
   std::vector<uint8_t> taken(map->view.value_size);
   const long ret = rt_map_is_keyless(&map->view)
@@ -322,10 +348,12 @@ Napi::Value bpf_map_dump(const Napi::CallbackInfo& info) {
   if (view.type == BPF_MAP_TYPE_TASK_STORAGE) rt_tasks_sweep(&view);
   while (count < limit &&
          rt_map_iterate(&view, &cursor, entry.data(), entry.data() + view.key_size) == 0) {
-    if (rt_map_is_nested(&view)) {
+    if (rt_map_is_nested(&view) != 0 || rt_map_is_programs(&view) != 0) {
       uint32_t id = 0;
       std::memcpy(&id, entry.data() + view.key_size, sizeof id);
-      id = inner_map_id(*map, id);
+      const auto program = program_at(*map, id);
+      const uint32_t program_id = program != nullptr ? program->id : 0;
+      id = rt_map_is_programs(&view) != 0 ? program_id : inner_map_id(*map, id);
       if (id == 0) continue;  // nothing is there
       std::memcpy(entry.data() + view.key_size, &id, sizeof id);
     }

@@ -8,6 +8,7 @@
 #include "../vm/rt/map.h"
 #include "commands.h"
 #include "objects.h"
+#include "prog_array.h"
 
 namespace bpftime {
 
@@ -42,11 +43,17 @@ bool is_nested(uint32_t type) {
   return type == BPF_MAP_TYPE_ARRAY_OF_MAPS || type == BPF_MAP_TYPE_HASH_OF_MAPS;
 }
 
-/// One level, and nothing whose meaning is not in its storage.
-bool may_be_inner(uint32_t type) { return !is_nested(type) && type != BPF_MAP_TYPE_PROG_ARRAY; }
+/// Values are numbers that mean something here only.
+bool is_reference(uint32_t type) { return is_nested(type) || type == BPF_MAP_TYPE_PROG_ARRAY; }
 
-/// Entries of an array of maps can be taken out, unlike those of an array.
+/// One level, and nothing whose meaning is not in its storage.
+bool may_be_inner(uint32_t type) { return !is_reference(type); }
+
+/// Entries of an array of maps or programs can be taken out, unlike those of an array.
 long empty_place(const Target& target, const BpfCall& call) {
+  if (rt_map_is_programs(&target.map->view) != 0) {
+    return take_program(target.map.get(), user_ptr(call.attr.key));
+  }
   const vm_map& view = target.map->view;
   const auto* key = user_ptr<const uint32_t>(call.attr.key);
   if (*key >= view.max_entries) return -E2BIG;
@@ -54,6 +61,14 @@ long empty_place(const Target& target, const BpfCall& call) {
   if (rt_map_read(&view, key, &number) != 0 || number == 0) return -ENOENT;
   number = 0;
   return rt_map_write(&view, key, &number, BPF_ANY);
+}
+
+/// Puts the id of the program whose number was read in the number's place.
+long program_id(const MapObject& map, const BpfCall& call) {
+  auto* value = user_ptr<uint32_t>(call.attr.value);
+  const std::shared_ptr<ProgObject> program = program_at(map, *value);
+  *value = program != nullptr ? program->id : 0;
+  return program != nullptr ? 0 : -ENOENT;
 }
 
 /// What the kernel says to those who delete by key, or ask for the next one, where there is none.
@@ -107,7 +122,9 @@ long cmd_map_lookup(const BpfCall& call) {
   }
   const long ret =
       rt_map_read(&target.map->view, user_ptr(call.attr.key), user_ptr(call.attr.value));
-  if (ret != 0 || !rt_map_is_nested(&target.map->view)) return ret;
+  if (ret != 0) return ret;
+  if (rt_map_is_programs(&target.map->view) != 0) return program_id(*target.map, call);
+  if (!rt_map_is_nested(&target.map->view)) return ret;
   auto* value = user_ptr<uint32_t>(call.attr.value);
   *value = inner_map_id(*target.map, *value);
   return *value != 0 ? 0 : -ENOENT;
@@ -125,6 +142,11 @@ long cmd_map_update(const BpfCall& call) {
     if (inner == nullptr) return -EBADF;
     return put_inner_map(target.map.get(), user_ptr(call.attr.key), inner, call.attr.flags);
   }
+  if (rt_map_is_programs(&target.map->view) != 0) {
+    const auto program = prog_of_fd(*user_ptr<const int32_t>(call.attr.value));
+    if (program == nullptr) return -EBADF;
+    return put_program(target.map.get(), user_ptr(call.attr.key), program, call.attr.flags);
+  }
   return rt_map_write(&target.map->view, user_ptr(call.attr.key), user_ptr(call.attr.value),
                       call.attr.flags);
 }
@@ -133,7 +155,9 @@ long cmd_map_delete(const BpfCall& call) {
   const Target target = open_target(static_cast<int>(call.attr.map_fd), true);
   if (target.error != 0) return target.error;
   if (rt_map_is_keyless(&target.map->view)) return keyless_refusal(target.map->view);
-  if (target.map->view.type == BPF_MAP_TYPE_ARRAY_OF_MAPS) return empty_place(target, call);
+  const uint32_t type = target.map->view.type;
+  if (type == BPF_MAP_TYPE_ARRAY_OF_MAPS || type == BPF_MAP_TYPE_PROG_ARRAY)
+    return empty_place(target, call);
   return rt_map_delete(&target.map->view, user_ptr(call.attr.key));
 }
 
@@ -170,7 +194,7 @@ static long lookup_batch(const BpfCall& call, bool deletes) {
   const Target target = open_target(static_cast<int>(batch.map_fd), deletes);
   if (target.error != 0) return target.error;
   const vm_map& view = target.map->view;
-  if (rt_map_is_keyless(&view) || is_nested(view.type)) return -EOPNOTSUPP;
+  if (rt_map_is_keyless(&view) || is_reference(view.type)) return -EOPNOTSUPP;
   if (batch.elem_flags != 0 || batch.flags != 0) return -EINVAL;
   if (deletes && !rt_map_is_hash(&view)) return -EOPNOTSUPP;
   uint64_t cursor = 0;
@@ -202,7 +226,7 @@ static long write_batch(const BpfCall& call, bool deletes) {
   const Target target = open_target(static_cast<int>(batch.map_fd), true);
   if (target.error != 0) return target.error;
   const vm_map& view = target.map->view;
-  if (rt_map_is_keyless(&view) || is_nested(view.type)) return -EOPNOTSUPP;
+  if (rt_map_is_keyless(&view) || is_reference(view.type)) return -EOPNOTSUPP;
   const auto* keys = user_ptr<const uint8_t>(batch.keys);
   const auto* values = user_ptr<const uint8_t>(batch.values);
   const uint64_t value_bytes = rt_map_value_bytes(&view);

@@ -7,6 +7,7 @@
 
 #include "../vm/rt/map.h"
 #include "objects.h"
+#include "prog_array.h"
 
 namespace bpftime {
 
@@ -26,6 +27,18 @@ Result<ImageMap> image_of_map(const MapObject& map) {
   image.name = map.name;
   if (map.initial.size() == view.value_size) image.value = map.initial;
   return image;
+}
+
+std::vector<ImageTail> tails_of(const LoadedObject& object, const MapObject& map) {
+  std::vector<ImageTail> tails;
+  for (uint32_t index = 0; index < map.view.max_entries; ++index) {
+    uint32_t number = 0;
+    rt_map_read(&map.view, &index, &number);
+    const auto& all = object.programs;
+    const auto at = std::find(all.begin(), all.end(), program_at(map, number));
+    if (at != all.end()) tails.push_back({index, static_cast<uint32_t>(at - all.begin())});
+  }
+  return tails;
 }
 
 Result<std::shared_ptr<MapObject>> map_of_image(const ImageMap& image) {
@@ -65,6 +78,10 @@ Result<ImageFile> image_of_object(const LoadedObject& object, const Digest& sour
       ids.push_back(map->id);
     }
   }
+  for (ImageMap& map : file.maps) {
+    const auto at = static_cast<size_t>(&map - file.maps.data());
+    if (map.type == BPF_MAP_TYPE_PROG_ARRAY) map.programs = tails_of(object, *find_map(ids[at]));
+  }
   for (const auto& prog : object.programs) {
     ImageProgram program{prog->name, prog->section, prog->type, prog->image};
     for (GotSlot& slot : program.image.got) {
@@ -100,6 +117,14 @@ Result<LoadedObject> object_of_image(ImageFile file) {
     if (!prog) return prog.error();
     (*prog)->section = image.section;
     object.programs.push_back(std::move(*prog));
+  }
+  for (size_t i = 0; i < file.maps.size(); ++i) {
+    for (const ImageTail& tail : file.maps[i].programs) {
+      const auto& program = object.programs[tail.program];
+      if (put_program(object.maps[i].get(), &tail.index, program, BPF_ANY) != 0) {
+        return fail(EINVAL, "an entry of a program array cannot be set");
+      }
+    }
   }
   return object;
 }

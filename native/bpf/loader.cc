@@ -17,6 +17,7 @@
 #include "../vm/rt/map.h"
 #include "elf_check.h"
 #include "objects.h"
+#include "prog_array.h"
 #include "syscall.h"
 
 namespace bpftime {
@@ -120,6 +121,8 @@ bool may_go_on_with(const DeclaredMap& declared, const MapObject& former, bool s
   if (view.type == BPF_MAP_TYPE_BLOOM_FILTER && hashes != 0 && hashes != view.elem_stride) {
     return false;
   }
+  // What is in it are programs of the other object.
+  if (rt_map_is_programs(&view) != 0) return false;
   // Programs were verified for inner maps like those that this object declares.
   if (rt_map_is_nested(&view) && !same_file) return false;
   if (!bpf_map__is_internal(map) || same_file) return true;
@@ -160,6 +163,13 @@ Result<LoadedObject> collect(bpf_object* object, std::vector<DeclaredMap>* decla
     ours->name = bpf_program__name(program);
     ours->section = bpf_program__section_name(program);
     loaded.programs.push_back(std::move(ours));
+  }
+  // Whatever of the object may be gone on with: entries can be changed to it while programs run.
+  for (const auto& map : loaded.maps) {
+    if (rt_map_is_programs(&map->view) == 0) continue;
+    for (const auto& ours : loaded.programs) {
+      (void)add_program(map.get(), ours);  // those of its kind
+    }
   }
   if (loaded.programs.empty()) {
     return fail(ENOEXEC, "no program in the object: give each function a SEC(\"...\")");
@@ -204,16 +214,13 @@ std::string absent_map(const bpf_object* object) {
       BPF_MAP_TYPE_CGROUP_ARRAY, BPF_MAP_TYPE_LRU_HASH,      BPF_MAP_TYPE_LRU_PERCPU_HASH,
       BPF_MAP_TYPE_LPM_TRIE,     BPF_MAP_TYPE_ARRAY_OF_MAPS, BPF_MAP_TYPE_HASH_OF_MAPS,
       BPF_MAP_TYPE_QUEUE,        BPF_MAP_TYPE_STACK,         BPF_MAP_TYPE_RINGBUF,
-      BPF_MAP_TYPE_BLOOM_FILTER, BPF_MAP_TYPE_TASK_STORAGE,
+      BPF_MAP_TYPE_BLOOM_FILTER, BPF_MAP_TYPE_TASK_STORAGE,  BPF_MAP_TYPE_PROG_ARRAY,
   };
   bpf_map* map = nullptr;
   bpf_object__for_each_map(map, object) {
     const uint32_t type = bpf_map__type(map);
     if (std::find(std::begin(kKinds), std::end(kKinds), type) != std::end(kKinds)) continue;
     const std::string name = std::string("map ") + bpf_map__name(map);
-    if (type == BPF_MAP_TYPE_PROG_ARRAY) {
-      return name + " is a program array: there are no tail calls here (call a function instead)";
-    }
     const char* kind = libbpf_bpf_map_type_str(static_cast<bpf_map_type>(type));
     return name + " is of kind " + (kind != nullptr ? kind : "unknown") +
            ", which exists in the kernel only (use a hash or an array)";

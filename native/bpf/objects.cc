@@ -18,6 +18,7 @@
 #include "../vm/rt/helpers.h"
 #include "../vm/rt/map.h"
 #include "../vm/vm.h"
+#include "prog_array.h"
 #include "registry_table.h"
 #include "verification.h"
 
@@ -210,7 +211,7 @@ Result<std::shared_ptr<MapObject>> lay_out(const MapSpec& spec) {
   map->btf = spec.btf;
   map->btf_key_type = spec.btf_key_type;
   map->btf_value_type = spec.btf_value_type;
-  if (rt_map_is_nested(&view)) {
+  if (rt_map_is_nested(&view) != 0 || rt_map_is_programs(&view) != 0) {
     view.cpu_count = 0;  // nothing lies behind the view itself
     map->inner_like = spec.inner_like;
   }
@@ -296,6 +297,11 @@ uint32_t inner_map_id(const MapObject& outer, uint32_t number) {
 
 std::vector<vm_map> views_of(const ProgObject& prog, const MapObject& map) {
   std::vector<vm_map> views{map.view};
+  if (rt_map_is_programs(&map.view) != 0) {
+    const std::lock_guard lock(map.inner_mutex);
+    views.front().cpu_count = static_cast<uint32_t>(map.programs.size());
+    return views;
+  }
   const auto found = prog.inner.find(map.id);
   if (found == prog.inner.end()) return views;
   for (const auto& inner : found->second) views.push_back(inner->view);
@@ -335,6 +341,14 @@ Result<std::shared_ptr<ProgObject>> create_prog(const ProgSpec& spec, std::strin
     return fail(refusal.errnum, refusal.reason);
   }
   add_inner_maps(prog.get());
+  for (const auto& map : prog->maps) {
+    if (rt_map_is_programs(&map->view) == 0) continue;
+    const Result<void> bound = bind_program_kind(map.get(), *prog);
+    if (!bound) {
+      add_log_line(log, 0, bound.error().reason);
+      return bound.error();
+    }
+  }
   const Result<void> verified = verify_prog(prog.get(), spec, log);
   if (!verified) return verified.error();
   // As it was written: where constants make it unreachable it still says what is meant.
@@ -344,6 +358,7 @@ Result<std::shared_ptr<ProgObject>> create_prog(const ProgSpec& spec, std::strin
   compile_options.helpers = &known_helpers();
   compile_options.geometry = geometry_of;
   compile_options.user = prog.get();
+  compile_options.tail_calls = true;
   Result<ProgramImage> image = compile(prog->insns, compile_options);
   if (!image) {
     log += image.error().reason;

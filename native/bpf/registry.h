@@ -21,6 +21,7 @@
 namespace bpftime {
 
 struct BtfObject;
+struct ProgObject;
 
 /// One eBPF map. `view.base` is the daemon's own mapping of the storage memfd.
 struct MapObject {
@@ -36,7 +37,12 @@ struct MapObject {
   // in the storage is a place in `inner`, from 1 on; places are never used for another map.
   std::shared_ptr<MapObject> inner_like;
   std::vector<std::shared_ptr<MapObject>> inner;
-  mutable std::mutex inner_mutex;
+  // Of a program array: the kind of the programs (0: none yet), and those that may be in it; see
+  // prog_array.h. They are kept by others: they keep the map.
+  uint32_t prog_type = 0;
+  uint32_t prog_role = 0;  // ProgRole
+  std::vector<std::weak_ptr<ProgObject>> programs;
+  mutable std::mutex inner_mutex;  // of the five above
   ~MapObject();
 };
 
@@ -92,7 +98,8 @@ Result<std::shared_ptr<MapObject>> create_map(const MapSpec& spec);
 Result<std::shared_ptr<MapObject>> adopt_map(const MapSpec& spec, ScopedFd storage);
 
 /// A map's view as a program gets it: the map's own, and behind that of a map of maps those of its
-/// inner maps. `base` of each is the daemon's.
+/// inner maps. `base` of each is the daemon's. That of a program array says how many words have to
+/// lie behind it: prog_array.h.
 std::vector<vm_map> views_of(const ProgObject& prog, const MapObject& map);
 
 std::shared_ptr<MapObject> find_map(uint32_t id);

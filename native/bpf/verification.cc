@@ -82,6 +82,7 @@ const HelperSet& known_helpers() {
 #define ADD_HELPER(id, name, fn) helpers.set(id);
     RT_HELPERS(ADD_HELPER)
 #undef ADD_HELPER
+    helpers.set(BPF_FUNC_tail_call);  // no function: the compiler's and the interpreter's own
     return helpers;
   }();
   return set;

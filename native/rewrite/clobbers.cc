@@ -31,7 +31,9 @@ uint32_t clobbered_words(std::span<const uint8_t> code) {
                                              operands))) {
       return kCallClobbers;
     }
-    const bool is_call = insn.meta.category == ZYDIS_CATEGORY_CALL;
+    // A tail call is a jump that leads away.
+    const bool is_call =
+        insn.meta.category == ZYDIS_CATEGORY_CALL || insn.meta.category == ZYDIS_CATEGORY_UNCOND_BR;
     if (is_call && operands[0].type != ZYDIS_OPERAND_TYPE_IMMEDIATE) return kCallClobbers;
     for (uint8_t i = 0; i < insn.operand_count; ++i) {
       const ZydisDecodedOperand& op = operands[i];

@@ -31,6 +31,7 @@
 #include "code_space.h"
 #include "load_watch.h"
 #include "proc_maps.h"
+#include "program_image.h"
 #include "session_report.h"
 #include "session_state.h"
 #include "standstill.h"
@@ -252,13 +253,6 @@ class Session {
     std::vector<std::pair<uint64_t, uint64_t>> landings;  // ranges
     std::vector<uint64_t> landing_addrs;                  // in them
   };
-  struct Image {
-    std::shared_ptr<ProgObject> program;
-    uint64_t base = 0, bytes = 0;
-    uint32_t users = 0;
-    uint32_t clobbers = 0;                    // words of the registers that it changes
-    std::optional<rewrite::InlineCode> code;  // to stand in bodies instead of a call
-  };
   struct Hook {
     HookRequest request;
     uint64_t slot = 0;            // holds the entry address of the program
@@ -375,6 +369,12 @@ class Session {
   Result<void> take_counter(Site* site, Hook* hook);
   Result<void> map_arena(Arena* arena, uint64_t start, uint64_t end);
   Result<void> ensure_program(uint32_t prog_id);
+  Result<void> map_image(const std::shared_ptr<ProgObject>& program);
+  Result<void> fill_image(Image* image);
+  void put_tails(const Image& image, uint32_t map_id, std::vector<uint8_t>* bytes) const;
+  [[nodiscard]] bool leaves_stack(uint32_t prog_id) const;
+  [[nodiscard]] bool overrides(const Image& image) const;
+  [[nodiscard]] std::set<uint32_t> images_in_use() const;
   Result<void> ensure_shadows();
   Result<void> ensure_unwind(uint32_t prog_id);
   Result<void> update_unwind();

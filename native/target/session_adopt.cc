@@ -248,7 +248,7 @@ Result<void> Session::restore(const SessionState& state) {
     if (!step) return step;
   }
   for (const ImageState& image : state.images) {
-    images_[image.prog_id] = Image{nullptr, image.base, image.bytes, 0, image.clobbers, {}};
+    images_[image.prog_id] = Image{nullptr, image.base, image.bytes, 0, image.clobbers, {}, {}, {}};
   }
   for (const ArenaState& range : state.ranges) {
     former_code_.emplace_back(range.base, range.base + range.bytes);
@@ -542,6 +542,7 @@ Result<void> Session::bind(const std::vector<std::pair<uint32_t, uint32_t>>& pro
     const std::shared_ptr<ProgObject> program = find_prog(id);
     const auto image = images_.find(former);
     if (program == nullptr || image == images_.end()) continue;
+    if (program->image.tail_calls) return fail(EOPNOTSUPP, "it makes tail calls");
     std::vector<uint8_t> text(program->image.text.size());
     if (text.size() > image->second.bytes || !get(image->second.base, text.data(), text.size()) ||
         text != program->image.text) {

@@ -130,8 +130,7 @@ Result<void> Session::way_is_free() {
 
 /// Frees what it can when enough has come together. Nanoseconds that all threads stood still.
 Result<uint64_t> Session::recycle(bool now) {
-  const auto idle = static_cast<size_t>(std::count_if(
-      images_.begin(), images_.end(), [](const auto& image) { return image.second.users == 0; }));
+  const size_t idle = images_.size() - images_in_use().size();
   // Images of a former daemon have no programs yet.
   if (!can_keep_ || !adopted_.empty()) return uint64_t{0};
   // The place where a punned jump leads has few alternatives: it is wanted back at once.
@@ -197,16 +196,37 @@ void Session::free_landing(const std::pair<uint64_t, uint64_t>& range,
   }
 }
 
+/// Those that hooks call, and what these go on with.
+std::set<uint32_t> Session::images_in_use() const {
+  std::set<uint32_t> used;
+  for (const auto& [id, image] : images_) {
+    if (image.users == 0) continue;
+    used.insert(id);
+    for (const uint32_t next : image.reach) {
+      if (images_.contains(next)) used.insert(next);
+    }
+  }
+  return used;
+}
+
 /// Forgets the images that nobody calls, and the maps that only they use.
 void Session::take_idle_images(const std::vector<uint64_t>& pointers,
                                std::vector<std::pair<uint64_t, uint64_t>>* unmapped) {
   const size_t before = unmapped->size();
+  // Whoever is inside of one may go on to what that reaches.
+  std::set<uint32_t> kept = images_in_use();
+  for (const auto& one : images_) {
+    const auto& [id, image] = one;
+    const bool called = std::any_of(
+        retired_.begin(), retired_.end(),
+        [key = id](const auto& retired) { return retired.second.programs.contains(key); });
+    if (!called && !any_within(pointers, image.base, image.bytes)) continue;
+    kept.insert(id);
+    kept.insert(image.reach.begin(), image.reach.end());
+  }
   for (auto it = images_.begin(); it != images_.end();) {
     const auto& [id, image] = *it;
-    const bool called = std::any_of(retired_.begin(), retired_.end(), [&](const auto& retired) {
-      return retired.second.programs.contains(id);
-    });
-    if (image.users > 0 || called || any_within(pointers, image.base, image.bytes)) {
+    if (kept.contains(id)) {
       ++it;
       continue;
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Session, building: arenas, program images and the bodies of planned sites, made while the target
+// Session, building: arenas and the bodies of planned sites, made while the target
 // runs. Nothing here is visible to the target's threads yet.
 #include <cpuid.h>
 #include <fcntl.h>
@@ -10,10 +10,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "../rewrite/clobbers.h"
 #include "../rewrite/emit.h"
 #include "../rewrite/trampoline.h"
-#include "../vm/verify/context.h"
 #include "session.h"
 #include "session_parts.h"
 
@@ -26,10 +24,7 @@ constexpr uint64_t kArenaCodeBytes = 1 << 20;
 constexpr uint64_t kReserveBytes = 64 << 10;
 constexpr uint32_t kReserveHooks = 16;
 constexpr int kHoleAttempts = 4;
-constexpr uint32_t kBpfFlagRdonlyProg = 1u << 7;  // BPF_F_RDONLY_PROG
-constexpr uint32_t kRaxWord = 1u << 10;           // of struct pt_regs
-
-uint64_t align_up(uint64_t value, uint64_t to) { return (value + to - 1) & ~(to - 1); }
+constexpr uint32_t kRaxWord = 1u << 10;  // of struct pt_regs
 
 // AT_HWCAP2 bit 1: the kernel lets user space read its fs base (arch/x86/include/uapi/asm/hwcap2.h)
 bool has_fsgsbase() { return (getauxval(AT_HWCAP2) & 2) != 0; }
@@ -144,120 +139,6 @@ Result<void> Session::ensure_shadows() {
              sizeof shadows_);
 }
 
-Result<void> Session::ensure_program(uint32_t prog_id) {
-  if (images_.contains(prog_id)) return {};
-  const std::shared_ptr<ProgObject> program = find_prog(prog_id);
-  if (program == nullptr) return fail(ENOENT, "no such program");
-  if (!verify::context_of(program->type).is_frame) {
-    return fail(EOPNOTSUPP, "it is no probe of a function: what it was verified for is not there");
-  }
-  Image image;
-  image.program = program;
-  const uint64_t text_bytes = program->image.got_off();
-  uint64_t views = 0;
-  for (const auto& map : program->maps) views += views_of(*program, *map).size();
-  const uint64_t got_bytes =
-      align_up(program->image.got.size() * 8 + views * sizeof(vm_map) + 8, ABI_PAGE_BYTES);
-  image.bytes = text_bytes + got_bytes;
-  // One range for both; the text then goes over its first pages.
-  std::vector<MapWant> range;
-  range.push_back(MapWant::anon(image.bytes, PROT_READ, 0));
-  std::vector<const MapObject*> fresh_maps;
-  std::vector<ScopedFd> read_only;  // until they are mapped
-  for (const auto& map : program->maps) {
-    if (map_addrs_.contains(map->id)) continue;
-    fresh_maps.push_back(map.get());
-    const uint64_t map_bytes = map->view.storage_bytes;
-    if (!map->frozen || (map->view.map_flags & kBpfFlagRdonlyProg) == 0) {
-      range.push_back(MapWant::shared(map->storage.get(), map_bytes, PROT_READ | PROT_WRITE));
-      continue;
-    }
-    // The verifier relies on these values. Of such a descriptor mprotect makes nothing writable.
-    Result<ScopedFd> constants = reopen(map->storage.get(), O_RDONLY);
-    if (!constants) return constants.error();
-    range.push_back(MapWant::shared(constants->get(), map_bytes, PROT_READ));
-    read_only.push_back(std::move(*constants));
-  }
-  Result<void> step = map_all(&range);
-  if (!step) return step;
-  image.base = range[0].addr;
-  // An orphan until the image is complete.
-  orphans_.emplace_back(image.base, image.base + image.bytes);
-  for (size_t i = 0; i < fresh_maps.size(); ++i) {
-    map_addrs_[fresh_maps[i]->id] = range[i + 1].addr;
-    map_bytes_[fresh_maps[i]->id] = fresh_maps[i]->view.storage_bytes;
-    unsaved_.maps[range[i + 1].addr] = fresh_maps[i]->id;
-  }
-  std::vector<MapWant> text;
-  text.push_back(
-      MapWant::shared(program->text.get(), text_bytes, PROT_READ | PROT_EXEC, image.base));
-  step = map_all(&text);
-  if (!step) return step;
-  Result<std::vector<uint8_t>> got = make_got(image);
-  if (!got) return got.error();
-  step = put(image.base + program->image.got_off(), got->data(), got->size());
-  if (!step) return step;
-  orphans_.pop_back();
-  image.clobbers = rewrite::clobbered_words(program->image.text);
-  learn_code(&image);
-  images_.emplace(prog_id, image);
-  unsaved_.images.insert(prog_id);
-  return {};
-}
-
-// The table of addresses behind an image's text, then its maps as the process sees them.
-Result<std::vector<uint8_t>> Session::make_got(const Image& image) const {
-  const ProgObject& program = *image.program;
-  const uint64_t got = image.base + program.image.got_off();
-  std::vector<uint8_t> bytes(align_up(program.image.got.size() * 8, 8));
-  std::unordered_map<uint32_t, uint64_t> view_at;
-  for (const auto& map : program.maps) {
-    view_at[map->id] = got + bytes.size();
-    for (vm_map view : views_of(program, *map)) {
-      const auto at = map_addrs_.find(view.id);
-      if (at == map_addrs_.end()) return fail(EIO, "a map of a program is not mapped");
-      view.base = reinterpret_cast<u8*>(at->second);
-      const auto* raw = reinterpret_cast<const uint8_t*>(&view);
-      bytes.insert(bytes.end(), raw, raw + sizeof view);
-    }
-  }
-  for (size_t i = 0; i < program.image.got.size(); ++i) {
-    const GotSlot& slot = program.image.got[i];
-    uint64_t value = 0;
-    if (slot.kind == GotKind::kHelper) {
-      if (slot.index >= AGENT_HELPERS_MAX || header_.helpers[slot.index] == 0) {
-        return fail(ENOEXEC, "the program calls a helper that targets do not offer");
-      }
-      value = agent_fn(header_.helpers[slot.index]);
-    } else if (slot.kind == GotKind::kMap) {
-      value = view_at[slot.index];
-    } else {
-      const auto map = std::find_if(program.maps.begin(), program.maps.end(),
-                                    [&](const auto& m) { return m->id == slot.index; });
-      if (map == program.maps.end()) return fail(EIO, "a program names a map that it does not own");
-      value = map_addrs_.find(slot.index)->second + (*map)->view.data_off + slot.offset;
-    }
-    memcpy(bytes.data() + i * 8, &value, sizeof value);
-  }
-  return bytes;
-}
-
-// What of a program can stand in a body: small ones that call nothing.
-void Session::learn_code(Image* image) const {
-  const ProgramImage& program = image->program->image;
-  const uint64_t entry = image->base + program.entry_off;
-  const uint64_t stub = agent_fn(header_.ret_stub);
-  image->code.reset();
-  if (image->program->role == ProgRole::kReplace) return;
-  // Bodies compare the lower half of what the slot holds.
-  if (program.entry_off != 0 || static_cast<uint32_t>(entry) == static_cast<uint32_t>(stub)) return;
-  Result<std::vector<uint8_t>> got = make_got(*image);
-  if (!got) return;
-  std::vector<uint64_t> slots(program.got.size());
-  memcpy(slots.data(), got->data(), slots.size() * sizeof(uint64_t));
-  image->code = rewrite::inline_code(program.text, program.got_off(), slots);
-}
-
 Tier Session::tier_of(const HookRequest& request) const {
   const auto image = images_.find(request.prog_id);
   const bool is_known = image != images_.end() && image->second.program != nullptr;
@@ -287,6 +168,11 @@ Result<Session::Change> Session::prepare(const SiteRequest& request) {
     Result<void> ready = ensure_program(hook.prog_id);
     if (ready.ok()) ready = ensure_unwind(hook.prog_id);
     if (!ready) return ready.error();
+    if (request.go_morestack != 0 && leaves_stack(hook.prog_id)) {
+      return fail(EOPNOTSUPP,
+                  "it makes tail calls from within functions: there is not enough stack beside "
+                  "Go's (make them in the main program)");
+    }
     if (!hook.on_return) continue;
     const Result<void> shadows = ensure_shadows();
     if (!shadows) return shadows.error();
@@ -396,8 +282,7 @@ Result<rewrite::HookCall> Session::hook_call(Hook* hook, Change* change) {
     call.entry = hook->entry;
     if (image.program->role == ProgRole::kReplace) {
       call.clobbers = rewrite::kCallClobbers;  // it may write any register's word
-      call.answers =
-          image.program->overrides ? rewrite::Answers::kIfItSays : rewrite::Answers::kAlways;
+      call.answers = overrides(image) ? rewrite::Answers::kIfItSays : rewrite::Answers::kAlways;
     }
   } else {
     call.ctx_read_mask = hook->request.kind == HookKind::kMaskSite ? kRaxWord : 0;

@@ -55,7 +55,14 @@ Result<void> Session::follow_modules() {
 }
 
 Result<void> Session::ensure_unwind(uint32_t prog_id) {
-  return walks_stack(*images_.at(prog_id).program) ? update_unwind() : Result<void>();
+  const Image& first = images_.at(prog_id);
+  const bool walks =
+      walks_stack(*first.program) ||
+      std::any_of(first.reach.begin(), first.reach.end(), [this](uint32_t id) {
+        const auto next = images_.find(id);
+        return next != images_.end() && next->second.program && walks_stack(*next->second.program);
+      });
+  return walks ? update_unwind() : Result<void>();
 }
 
 // Brings tables and index in line with regions_.

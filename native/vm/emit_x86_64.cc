@@ -315,6 +315,12 @@ void Emitter::push(Reg reg) {
   byte(static_cast<uint8_t>(0x50 | (reg & 7)));
 }
 
+void Emitter::jmp_reg(Reg reg) {
+  rex(false, 0, 0, reg);
+  byte(0xff);
+  byte(static_cast<uint8_t>(0xe0 | (reg & 7)));
+}
+
 void Emitter::pop(Reg reg) {
   rex(false, 0, 0, reg);
   byte(static_cast<uint8_t>(0x58 | (reg & 7)));

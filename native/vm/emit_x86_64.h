@@ -114,6 +114,7 @@ class Emitter {
   void push(Reg reg);
   void pop(Reg reg);
   void ret() { byte(0xc3); }
+  void jmp_reg(Reg reg);
   void leave() { byte(0xc9); }
   void endbr64();
 

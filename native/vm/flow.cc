@@ -266,7 +266,6 @@ struct AbsentHelper {
 
 // Of the kernel's helpers those that people miss, with what to do instead.
 constexpr AbsentHelper kAbsentHelpers[] = {
-    {12, 12, "bpf_tail_call is not offered here (call a function of the program)"},
     {35, 35,
      "bpf_get_current_task is not offered: there is no kernel below a program of ours (use "
      "bpf_get_current_pid_tgid and bpf_get_current_comm)"},

@@ -30,6 +30,9 @@ struct ProgramImage {
   std::vector<uint8_t> text;
   std::vector<GotSlot> got;
   uint32_t entry_off = 0;      // of the main program inside text
+  uint32_t tail_off = 0;       // where a tail call enters it
+  bool tail_calls = false;     // it goes on with other programs: what they use, it uses
+  bool tail_nests = false;     // it does so from within a function, so that stack is left behind
   uint32_t insn_count = 0;     // bytecode instructions (8-byte slots)
   uint32_t ctx_read_mask = 0;  // bit i: the program (or a helper it calls) may read pt_regs word i
   bool escapes_ctx = false;    // ctx is passed to a helper or subprogram: assume all is read

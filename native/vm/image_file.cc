@@ -3,6 +3,7 @@
 
 #include <elf.h>
 #include <link.h>
+#include <linux/bpf.h>
 
 #include <cstddef>
 #include <cstring>
@@ -13,7 +14,7 @@ namespace bpftime {
 namespace {
 
 constexpr uint64_t kMagic = 0x0a31495642465042;  // "BPFBVI1\n"
-constexpr uint32_t kFormat = 1;
+constexpr uint32_t kFormat = 2;
 constexpr uint32_t kArchX86 = EM_X86_64;
 constexpr uint32_t kCountMax = 4096;  // of maps, of programs
 constexpr uint32_t kNameBytesMax = 4096;
@@ -101,6 +102,11 @@ void write_map(const ImageMap& map, Writer* out) {
   }
   out->text(map.name);
   out->data(map.value);
+  out->number(static_cast<uint32_t>(map.programs.size()));
+  for (const ImageTail& tail : map.programs) {
+    out->number(tail.index);
+    out->number(tail.program);
+  }
 }
 
 ImageMap read_map(Reader* in) {
@@ -112,6 +118,11 @@ ImageMap read_map(Reader* in) {
   map.is_frozen = in->number<uint32_t>() != 0;
   map.name = in->text();
   map.value = in->data();
+  const uint32_t tails = in->count(static_cast<uint32_t>(in->left() / sizeof(ImageTail)));
+  for (uint32_t i = 0; i < tails; ++i) {
+    const auto index = in->number<uint32_t>();
+    map.programs.push_back({index, in->number<uint32_t>()});
+  }
   return map;
 }
 
@@ -120,7 +131,8 @@ void write_program(const ImageProgram& program, Writer* out) {
   out->text(program.name);
   out->text(program.section);
   for (const uint32_t value :
-       {program.type, image.entry_off, image.insn_count, image.ctx_read_mask,
+       {program.type, image.entry_off, image.tail_off, uint32_t{image.tail_calls},
+        uint32_t{image.tail_nests}, image.insn_count, image.ctx_read_mask,
         uint32_t{image.escapes_ctx}, image.cpu_features, static_cast<uint32_t>(image.got.size())}) {
     out->number(value);
   }
@@ -139,6 +151,9 @@ ImageProgram read_program(Reader* in) {
   program.section = in->text();
   program.type = in->number<uint32_t>();
   image.entry_off = in->number<uint32_t>();
+  image.tail_off = in->number<uint32_t>();
+  image.tail_calls = in->number<uint32_t>() != 0;
+  image.tail_nests = in->number<uint32_t>() != 0;
   image.insn_count = in->number<uint32_t>();
   image.ctx_read_mask = in->number<uint32_t>();
   image.escapes_ctx = in->number<uint32_t>() != 0;
@@ -157,10 +172,14 @@ ImageProgram read_program(Reader* in) {
 bool is_sound(const ImageFile& file) {
   for (const ImageMap& map : file.maps) {
     if (!map.value.empty() && map.value.size() != map.value_size) return false;
+    for (const ImageTail& tail : map.programs) {
+      const bool is_there = tail.index < map.max_entries && tail.program < file.programs.size();
+      if (map.type != BPF_MAP_TYPE_PROG_ARRAY || !is_there) return false;
+    }
   }
   for (const ImageProgram& program : file.programs) {
     const ProgramImage& image = program.image;
-    if (image.entry_off >= image.text.size()) return false;
+    if (image.entry_off >= image.text.size() || image.tail_off >= image.text.size()) return false;
     for (const GotSlot& slot : image.got) {
       const bool is_map = slot.kind == GotKind::kMap || slot.kind == GotKind::kMapValue;
       if (!is_map && slot.kind != GotKind::kHelper) return false;

@@ -23,6 +23,12 @@ namespace bpftime {
 
 inline constexpr size_t kImageFileBytesMax = 256u << 20;
 
+/// What a program array holds.
+struct ImageTail {
+  uint32_t index = 0;
+  uint32_t program = 0;  // place in ImageFile::programs
+};
+
 /// A map as it is created, and what its first value begins with.
 struct ImageMap {
   uint32_t type = 0, key_size = 0, value_size = 0, max_entries = 0, flags = 0;
@@ -30,6 +36,7 @@ struct ImageMap {
   bool is_frozen = false;
   std::string name;
   std::vector<uint8_t> value;  // empty: zeroes
+  std::vector<ImageTail> programs;
 };
 
 struct ImageProgram {

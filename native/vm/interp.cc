@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: MIT
 #include "interp.h"
 
+#include <linux/bpf.h>
+
 #include <array>
+#include <cerrno>
 #include <cstring>
 #include <utility>
 
 #include "flow.h"
+#include "tail_call.h"
 
 namespace bpftime {
 namespace {
@@ -22,7 +26,7 @@ using namespace isa;
   V(Jeq) V(Jgt) V(Jge) V(Jset) V(Jne) V(Jsgt) V(Jsge) V(Jlt) V(Jle) V(Jslt) V(Jsle)
 #define BPFTIME_OTHER_LIST(V) \
   V(Neg64) V(Neg32) V(Movsx8) V(Movsx16) V(Movsx32) V(Movsx8w) V(Movsx16w) V(Zext16) V(Zext32) \
-  V(Nop) V(Swap16) V(Swap32) V(Swap64) V(Goto) V(CallHelper) V(CallLocal) V(Exit) \
+  V(Nop) V(Swap16) V(Swap32) V(Swap64) V(Goto) V(CallHelper) V(CallLocal) V(TailCall) V(Exit) \
   V(LdxB) V(LdxH) V(LdxW) V(LdxDw) V(LdsxB) V(LdsxH) V(LdsxW) V(StB) V(StH) V(StW) V(StDw) \
   V(StxB) V(StxH) V(StxW) V(StxDw) V(Atomic64) V(Atomic32) V(LoadAcq) V(StoreRel)
 // clang-format on
@@ -186,6 +190,21 @@ struct Frame {
 
 using Op = Program::Op;
 
+// Helpers take callbacks as plain function addresses. An interpreted callback gets one from a
+// fixed set; it finds its program through the thread that runs it.
+thread_local const Program* current_program = nullptr;
+thread_local Checks* current_checks = nullptr;
+thread_local uint32_t tail_calls_made = 0;  // of the run of current_program
+
+/// What a tail call goes on with, counted; null: nothing, or not any more.
+const Program* next_program(const uint64_t* regs) {
+  const auto* programs = reinterpret_cast<const vm_map*>(regs[2]);
+  const uint64_t found = tail_entry(programs, static_cast<uint32_t>(regs[3]));
+  if (found == 0 || tail_calls_made >= kTailCallsMax) return nullptr;
+  ++tail_calls_made;
+  return current_program = reinterpret_cast<const Program*>(found);
+}
+
 /// Lets a checked run touch its own stack while it lasts. What a helper that calls back has on its
 /// stack, the key of an element for one, lies between those of the two runs and may be touched,
 /// too.
@@ -232,7 +251,7 @@ uint64_t run(const Program& program, uint32_t entry, uint64_t* regs, Checks* che
   uint32_t depth = 0;
   // Deeper frames lie at lower addresses, as in compiled code.
   regs[kFrameReg] = reinterpret_cast<uint64_t>(stack) + sizeof stack;
-  const Op* const ops = program.ops().data();
+  const Op* ops = program.ops().data();
   const Op* op = ops + entry;
 
   static const void* const kLabels[] = {
@@ -380,6 +399,26 @@ lCallLocal : {
   op = ops + op->target;
   DISPATCH();
 }
+lTailCall : {
+  const Program* const outer = current_program;
+  const Program* const next = next_program(regs);
+  if (next == nullptr) {
+    regs[0] = static_cast<uint64_t>(int64_t{-ENOENT});
+    NEXT();
+  }
+  if (depth == 0) {
+    regs[kFrameReg] = reinterpret_cast<uint64_t>(stack) + sizeof stack;
+    op = ops = next->ops().data();
+    DISPATCH();
+  }
+  // In place of the function, whose caller goes on afterwards.
+  uint64_t fresh[kFrameReg + 1] = {0, regs[1]};
+  regs[0] = run<kChecked>(*next, 0, fresh, checks);
+  current_program = outer;
+  if constexpr (kChecked) {
+    if (checks->reason != nullptr) return 0;
+  }
+}
 lExit:
   if (depth == 0) return regs[0];
   {
@@ -403,11 +442,6 @@ lExit:
 #undef DISPATCH
 #undef REFUSE
 }
-
-// Helpers take callbacks as plain function addresses. An interpreted callback gets one from this
-// fixed set; it finds its program through the thread that runs it.
-thread_local const Program* current_program = nullptr;
-thread_local Checks* current_checks = nullptr;
 
 uint64_t run_from(const Program& program, uint32_t entry, uint64_t* regs, Checks* checks) {
   return checks == nullptr ? run<false>(program, entry, regs, nullptr)
@@ -433,7 +467,8 @@ constexpr auto kThunks =
 /// jumped over.
 class Linker {
  public:
-  Linker(const Flow& flow, const Resolver& resolver) : flow_(flow), resolver_(resolver) {}
+  Linker(const Flow& flow, const Resolver& resolver, bool tail_calls)
+      : flow_(flow), resolver_(resolver), tail_calls_(tail_calls) {}
 
   Result<void> link(std::pmr::vector<Op>* ops, std::pmr::vector<uint32_t>* callbacks) {
     callbacks_ = callbacks;
@@ -474,6 +509,10 @@ class Linker {
     op->code = target.is_helper ? kDoCallHelper : kDoCallLocal;
     op->target = target.value;
     if (!target.is_helper) return {};
+    if (tail_calls_ && target.value == BPF_FUNC_tail_call) {
+      op->code = kDoTailCall;
+      return {};
+    }
     op->imm = resolver_(GotSlot{GotKind::kHelper, target.value, 0});
     return op->imm != 0 ? Result<void>{} : fail(ENOENT, "no helper has this id");
   }
@@ -511,20 +550,22 @@ class Linker {
 
   const Flow& flow_;
   const Resolver& resolver_;
+  bool tail_calls_;
   std::pmr::vector<uint32_t>* callbacks_ = nullptr;
 };
 
 }  // namespace
 
 Result<Program> Program::link(std::span<const uint64_t> slots, const Resolver& resolver,
-                              std::pmr::memory_resource* memory) {
+                              std::pmr::memory_resource* memory, bool tail_calls) {
   Verdict verdict = validate_insns(slots);
   if (!verdict.ok) return fail(EINVAL, verdict.reason);
   Flow flow;
   verdict = build_flow(slots, {}, &flow);
   if (!verdict.ok) return fail(EINVAL, verdict.reason);
   Program program(memory != nullptr ? memory : std::pmr::get_default_resource());
-  const Result<void> linked = Linker(flow, resolver).link(&program.ops_, &program.callbacks_);
+  const Result<void> linked =
+      Linker(flow, resolver, tail_calls).link(&program.ops_, &program.callbacks_);
   if (!linked.ok()) return linked.error();
   return program;
 }
@@ -535,11 +576,13 @@ uint64_t interp_run(const Program& program, void* ctx, uint64_t ctx_bytes, Check
   regs[2] = ctx_bytes;
   const Program* outer = current_program;
   Checks* outer_checks = current_checks;
+  const uint32_t outer_tail_calls = std::exchange(tail_calls_made, 0);
   current_program = &program;
   current_checks = checks;
   const uint64_t result = run_from(program, 0, regs, checks);
   current_program = outer;
   current_checks = outer_checks;
+  tail_calls_made = outer_tail_calls;
   return result;
 }
 

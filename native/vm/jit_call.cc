@@ -38,7 +38,9 @@ uint32_t JitX86::compile_call(uint32_t slot) {
   }
   if (lookup != nullptr) return compile_lookup(slot, *lookup);
   const CallTarget target = flow_.call_target(slot);
-  if (!target.is_helper) {
+  if (is_tail_call(slot)) {
+    compile_tail_call(slot);
+  } else if (!target.is_helper) {
     emit_.call(function_labels_[flow_.subprog_of(target.value)]);
     leave_if_over();
   } else if (is_inlined_helper(target.value)) {

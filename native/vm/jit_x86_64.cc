@@ -103,6 +103,8 @@ ProgramImage JitX86::run() {
     if (flow_.is_target[i] != 0) labels_[i] = emit_.new_label();
   }
   for (size_t i = 0; i < flow_.subprogs.size(); ++i) function_labels_.push_back(emit_.new_label());
+  const TailUse tails = tail_use();
+  if (tails != TailUse::kNone) count_tail_calls();
   for (uint32_t i = 0; i < flow_.subprogs.size(); ++i) {
     emit_.bind(function_labels_[i]);
     compile_function(flow_.subprogs[i]);
@@ -111,6 +113,9 @@ ProgramImage JitX86::run() {
   image.text = emit_.finish();
   image.got = std::move(got_);
   image.entry_off = 0;
+  image.tail_off = emit_.offset_of(function_labels_[0]);
+  image.tail_calls = tails != TailUse::kNone;
+  image.tail_nests = tails == TailUse::kFunctions;
   image.insn_count = static_cast<uint32_t>(flow_.insns.size());
   const ContextUse context = context_use(flow_);
   image.ctx_read_mask = context.read_mask;
@@ -177,6 +182,7 @@ void JitX86::prologue(const Subprog& subprog) {
     if (flow_.is_reachable[i] == 0 || !flow_.insns[i].is_call()) continue;
     const InlineLookup* lookup = lookups_.at(i);
     if (lookup != nullptr && !lookup->is_hash) continue;
+    if (is_tail_call(i)) continue;
     const CallTarget target = flow_.call_target(i);
     has_calls |= !target.is_helper || !is_inlined_helper(target.value);
   }
@@ -211,7 +217,8 @@ void JitX86::prologue(const Subprog& subprog) {
   }
 }
 
-void JitX86::epilogue() {
+/// Registers and stack as they were when the function was called.
+void JitX86::leave_frame() {
   if (has_frame_) {
     if (frame_bytes_ != 0) {
       emit_.leave();
@@ -222,6 +229,10 @@ void JitX86::epilogue() {
     emit_.pop(x86::kRcx);
   }
   for (size_t i = saved_.size(); i-- > 0;) emit_.pop(saved_[i]);
+}
+
+void JitX86::epilogue() {
+  leave_frame();
   emit_.ret();
 }
 
@@ -413,6 +424,8 @@ Result<ProgramImage> compile(std::span<const uint64_t> slots, const CompileOptio
   if (!value_offsets_fit(flow, options)) {
     return fail(EINVAL, "address of a map value is outside the map's values");
   }
+  // Both need r12.
+  if (options.is_budgeted && options.tail_calls) return fail(EOPNOTSUPP, "budgets and tail calls");
   if (options.is_budgeted && flow.has_callbacks) {
     return fail(EOPNOTSUPP, "budgets in compiled programs with callbacks (do not compile it)");
   }

@@ -41,12 +41,15 @@ class JitX86 {
     bool is_minus_one;  // signed division by -1, else by 0
   };
 
+  enum class TailUse : uint8_t { kNone, kMain, kFunctions };  // where tail calls stand
+
   static Reg reg(uint8_t bpf_reg);
 
   // jit_x86_64.cc: functions, control flow
   void compile_function(const Subprog& subprog);
   void compile_segment(const Segment& segment);
   void prologue(const Subprog& subprog);
+  void leave_frame();
   void epilogue();
   uint32_t compile_insn(uint32_t slot);
   uint32_t compile_branch(uint32_t slot);
@@ -110,6 +113,12 @@ class JitX86 {
   // jit_hash.cc
   void compile_hash_lookup(const InlineLookup& lookup);
   void cold_lookups();
+
+  // jit_tail_call.cc
+  [[nodiscard]] bool is_tail_call(uint32_t slot) const;
+  [[nodiscard]] TailUse tail_use() const;
+  void count_tail_calls();
+  void compile_tail_call(uint32_t slot);
 
   // jit_call.cc
   uint32_t compile_call(uint32_t slot);

@@ -29,6 +29,7 @@ class LoadedImage {
     return reinterpret_cast<uint64_t (*)(void*, uint64_t)>(entry_)(ctx, ctx_bytes);
   }
   [[nodiscard]] const void* entry() const { return entry_; }
+  [[nodiscard]] const void* text() const { return base_; }
 
  private:
   LoadedImage(std::byte* base, size_t mapped_bytes) : base_(base), mapped_bytes_(mapped_bytes) {}

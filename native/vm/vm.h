@@ -74,6 +74,7 @@ struct CompileOptions {
   uint32_t cpu_features = cpu_features_host();  // what the code may use
   bool is_budgeted = false;    // the entry gets a Budget (budget.h) as third argument, and obeys it
   bool inline_helpers = true;  // false: every helper is a call (tests)
+  bool tail_calls = false;     // helper 12 is bpf_tail_call (tail_call.h), not the embedder's
 };
 
 /// Validates and compiles. Fails with EINVAL and the validator's reason, or ENOMEM/E2BIG.

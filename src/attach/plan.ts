@@ -101,16 +101,26 @@ function planForPlace(programs: BpfProgInfo[], dir: 'uprobe' | 'uretprobe', plac
   return plans;
 }
 
+/** What lies in a program array is called from there, unless its section says where it belongs. */
+function isOnlyTail(program: BpfProgInfo, dir: AttachDir): boolean {
+  const names = dir === 'hooks' && parseSection(program.section).where !== undefined;
+  return program.isTailCalled === true && !names;
+}
+
 /**
- * The hooks that an object asks for.
+ * The hooks that an object asks for. Programs in a program array are attached only where they say.
  * @param place what the file is named, for uprobe/ and uretprobe/; unused for hooks/
  * @throws {FsError} ENOEXEC no program or not a probe; EINVAL a section names no place
  */
 export function planObject(programs: BpfProgInfo[], dir: AttachDir, place: string): HookPlan[] {
   if (programs.length === 0) fail('ENOEXEC', `${place}: the object has no program`);
-  if (dir === 'replace') return planForReplacement(programs, place);
-  if (dir !== 'hooks') return planForPlace(programs, dir, place);
-  return programs.map((program) => {
+  const attached = programs.filter((program) => !isOnlyTail(program, dir));
+  if (attached.length === 0) {
+    fail('ENOEXEC', `${place}: all its programs lie in a program array (one has to call them)`);
+  }
+  if (dir === 'replace') return planForReplacement(attached, place);
+  if (dir !== 'hooks') return planForPlace(attached, dir, place);
+  return attached.map((program) => {
     const section = parseSection(program.section);
     if (section.kind === 'other') {
       fail(

@@ -1,7 +1,8 @@
 // Lines of maps/<map>/entries: `KEY: VALUE`, typed by BTF. Per-CPU maps have a list of one value
 // per CPU. What is read can be written back; `-KEY` deletes. Queues, stacks and bloom filters have
 // no keys: a line is a `VALUE` that is pushed, `-` takes out what a program would get next. Values
-// of stack trace maps are lists of addresses, with what stands there, which only programs write.
+// of stack trace maps are lists of addresses, with what stands there, which only programs write;
+// those of program arrays are names of programs.
 import { fail } from '../errors.js';
 import type { BpfMapInfo, BpfObjectInfo } from '../native.js';
 import type { DescribeAddress } from '../types.js';
@@ -26,6 +27,9 @@ const BLOOM_FILTER = 30;
 const STACK_TRACE = 7;
 /** ARRAY_OF_MAPS, HASH_OF_MAPS: values are ids of maps. */
 const nestedTypes = new Set([12, 13]);
+
+/** Values are programs, shown by their names. */
+const PROG_ARRAY = 3;
 
 const roundUp8 = (bytes: number): number => Math.ceil(bytes / 8) * 8;
 const isPerCpu = (map: BpfMapInfo): boolean => perCpuTypes.has(map.type);
@@ -63,6 +67,25 @@ export function stackAddresses(map: BpfMapInfo, dump: Dump): Set<bigint> {
   return new Set(stacks.flatMap(addressesOf));
 }
 
+/** A program's name; one of another object by its id. */
+function showProgram(object: BpfObjectInfo, bytes: Buffer): string {
+  const id = bytes.readUInt32LE(0);
+  return object.programs.find((program) => program.id === id)?.name ?? `${id}`;
+}
+
+/** The id of the program that a line names. */
+function readProgram(object: BpfObjectInfo, text: string, line: string): Buffer {
+  const name = text.trim();
+  const found = object.programs.find((one) => one.name === name || `${one.id}` === name);
+  if (found === undefined) {
+    const known = object.programs.map((program) => program.name).join(', ');
+    fail('ENOENT', `${line}: ${name} is no program of the object (it has ${known})`);
+  }
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32LE(found.id);
+  return bytes;
+}
+
 function showValue(map: BpfMapInfo, plan: Plan, bytes: Buffer, describe: DescribeAddress): string {
   if (map.type === STACK_TRACE) return showStack(bytes, describe);
   if (!isPerCpu(map)) return formatValue(plan, bytes);
@@ -94,7 +117,10 @@ export function showEntries(
   for (let i = 0; i < dump.count; i++) {
     const entry = dump.entries.subarray(i * entryBytes, (i + 1) * entryBytes);
     const keyText = isKeyless(map) ? '' : `${formatValue(key, entry.subarray(0, map.keySize))}: `;
-    lines.push(`${keyText}${showValue(map, value, entry.subarray(map.keySize), describe)}\n`);
+    const bytes = entry.subarray(map.keySize);
+    const isProgram = map.type === PROG_ARRAY;
+    const text = isProgram ? showProgram(object, bytes) : showValue(map, value, bytes, describe);
+    lines.push(`${keyText}${text}\n`);
   }
   return lines.join('');
 }
@@ -153,6 +179,9 @@ export function parseEntry(object: BpfObjectInfo, map: BpfMapInfo, line: string)
   const reader = new TextReader(line);
   const keyBytes = encodeValue(key, reader.value(), refuseAt(reader));
   reader.expect(':');
+  if (map.type === PROG_ARRAY) {
+    return { key: keyBytes, value: readProgram(object, line.slice(reader.offset), line) };
+  }
   const parsed = reader.value();
   if (!reader.atEnd()) reader.refuse('after the value: the line should end');
   return { key: keyBytes, value: encodeValues(map, value, parsed, reader) };

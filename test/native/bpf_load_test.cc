@@ -17,6 +17,8 @@
 #include "abi/frame.h"
 #include "bpf/elf_check.h"
 #include "bpf/loader.h"
+#include "bpf/objects.h"
+#include "bpf/prog_array.h"
 #include "bpf/syscall.h"
 #include "bpf/test_run.h"
 #include "tap.h"
@@ -221,9 +223,55 @@ static void test_absent_kinds(const std::string& dir) {
   const Result<LoadedObject> loaded = load_object("jumps", read_file(dir + "/jumps.bpf.o"), log);
   equal(loaded.ok() ? 0 : loaded.error().errnum, ENOEXEC, "a kind of map that is not here");
   equal(log,
-        "map jumps is a program array: there are no tail calls here (call a function "
-        "instead)\n",
+        "map jumps is of kind sockmap, which exists in the kernel only (use a hash or an array)\n",
         "is named, and what to do");
+}
+
+static void test_tails(const std::string& dir) {
+  std::string log;
+  const std::vector<uint8_t> file = read_file(dir + "/dispatch.bpf.o");
+  Result<LoadedObject> loaded = load_object("dispatch", file, log);
+  if (!ok(loaded.ok(), "dispatch.bpf.o loads")) {
+    std::printf("# %s\n# %s\n", loaded.error().reason, log.c_str());
+    return;
+  }
+  const auto programs = map_named(*loaded, "programs");
+  const auto dispatch = prog_named(*loaded, "dispatch");
+  const auto third = prog_named(*loaded, "third");
+  const int fd = programs->storage.get();
+  equal(reachable_programs(*dispatch).size(), 4, "what it goes on with, directly or not");
+  equal(reachable_programs(*third).size(), 0, "nothing, without tail calls");
+  ok(holds_program(*programs, *third) && !holds_program(*programs, *dispatch), "who lies in it");
+  u32 key = 1, id = 0;
+  equal(bpf_map_lookup_elem(fd, &key, &id), 0, "bpf(2) looks an entry up");
+  equal(id, third->id, "and finds the program's id");
+  key = 3;
+  equal(bpf_map_lookup_elem(fd, &key, &id), -ENOENT, "an empty one");
+  key = 5;
+  equal(bpf_map_lookup_elem(fd, &key, &id), -ENOENT, "one beyond the end");
+  const int program = third->text.get();
+  equal(bpf_map_update_elem(fd, &key, &program, BPF_ANY), -E2BIG, "nothing is put there");
+  key = 3;
+  equal(bpf_map_update_elem(fd, &key, &program, BPF_NOEXIST), -EINVAL, "flags mean nothing here");
+  equal(bpf_map_update_elem(fd, &key, &fd, BPF_ANY), -EBADF, "a map is no program");
+  equal(bpf_map_update_elem(fd, &key, &program, BPF_ANY), 0, "an entry is filled");
+  equal(bpf_map_delete_elem(fd, &key), 0, "and emptied");
+  equal(bpf_map_delete_elem(fd, &key), -ENOENT, "once");
+  // Whoever can write to the map leads programs to others of the table, or nowhere.
+  u32* const number = reinterpret_cast<u32*>(programs->view.base + 8);
+  const u32 before = *number;
+  for (const u32 scribbled : {0u, 6u, 7u, 0x80000000u, ~0u}) {
+    *number = scribbled;
+    equal(run(*loaded, "dispatch", 1), 0, "a scribbled number");
+  }
+  *number = before;
+  ProgSpec spec;
+  spec.type = BPF_PROG_TYPE_TRACEPOINT;
+  const uint64_t insns[] = {0xb7, 0x95};
+  spec.insns = insns;
+  Result<std::shared_ptr<ProgObject>> other = create_prog(spec, log);
+  ok(other.ok() && put_program(programs.get(), &key, *other, BPF_ANY) == -EINVAL,
+     "a program of another kind is not put in");
 }
 
 static void test_nested(const std::string& dir) {
@@ -373,6 +421,7 @@ int main(int argc, char** argv) {
   test_kinds(dir);
   test_tools(dir);
   test_absent_kinds(dir);
+  test_tails(dir);
   test_nested(dir);
   test_lifetime(dir);
   test_other_objects(dir);

@@ -42,9 +42,10 @@ int rt_map_is_nested(const struct vm_map* map) {
   return map->type == RT_MAP_ARRAY_OF_MAPS || map->type == RT_MAP_HASH_OF_MAPS;
 }
 int rt_map_is_keyless(const struct vm_map* map) { return is_queue(map) || is_bloom(map); }
+int rt_map_is_programs(const struct vm_map* map) { return map->type == RT_MAP_PROG_ARRAY; }
 RT_INLINE int is_array(const struct vm_map* map) {
   return map->type == RT_MAP_ARRAY || map->type == RT_MAP_PERCPU_ARRAY ||
-         map->type == RT_MAP_ARRAY_OF_MAPS;
+         map->type == RT_MAP_ARRAY_OF_MAPS || rt_map_is_programs(map);
 }
 
 static int layout_array(struct vm_map* map) {
@@ -129,7 +130,7 @@ int rt_map_layout(struct vm_map* map) {
   map->value_stride = 0;
   if (!is_bloom(map)) map->elem_stride = 0;
   int ret = -RT_EINVAL;
-  if (rt_map_is_nested(map) && map->value_size != 4) return ret;
+  if ((rt_map_is_nested(map) || rt_map_is_programs(map)) && map->value_size != 4) return ret;
   if (is_array(map)) ret = layout_array(map);
   if (rt_map_is_hash(map) || is_lpm(map) || is_tasks(map)) ret = layout_hash(map);
   if (rt_map_is_keyless(map)) ret = layout_keyless(map);

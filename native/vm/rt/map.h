@@ -10,6 +10,7 @@
  *                 struct rt_elem, key rounded up to 8, then the value; value_stride bytes per CPU
  *   ARRAY_OF_MAPS, HASH_OF_MAPS  as ARRAY and HASH; a value is the number of an inner map, from 1
  *                 on, whose view is that many places behind the map's own
+ *   PROG_ARRAY    as ARRAY; a value is the number of a program, see vm/tail_call.h
  *   LPM_TRIE, TASK_STORAGE  as HASH, see lpm.h, tasks.h; QUEUE, STACK: queue.h; BLOOM_FILTER:
  * bloom.h; CGROUP_ARRAY: - RINGBUF       ring 0 of ring.h; PERF_EVENT_ARRAY: one ring per CPU
  * Values keep their address from insertion to deletion. An update of an existing key overwrites
@@ -107,8 +108,9 @@ u32 rt_map_count(const struct vm_map* map);
 
 int rt_map_is_percpu(const struct vm_map* map);
 int rt_map_is_hash(const struct vm_map* map);
-int rt_map_is_nested(const struct vm_map* map);  /* its values are maps */
-int rt_map_is_keyless(const struct vm_map* map); /* of those that rt_map_push takes */
+int rt_map_is_nested(const struct vm_map* map);   /* its values are maps */
+int rt_map_is_programs(const struct vm_map* map); /* its values are programs */
+int rt_map_is_keyless(const struct vm_map* map);  /* of those that rt_map_push takes */
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

@@ -41,12 +41,7 @@ Explorer::Step Explorer::call_helper(uint32_t id) {
                         contract->name));
     return Step::kRefused;
   }
-  if (id == BPF_FUNC_tail_call && !now_.held.empty()) {
-    refuse(EINVAL,
-           "bpf_tail_call with a record in hand: it would never be given back (submit or "
-           "discard it first)");
-    return Step::kRefused;
-  }
+  if (id == BPF_FUNC_tail_call) return tail_call(*contract);
   if (contract->calls != Calls::kNever) return call_back(*contract);
   if (!check_arguments(*contract) || !give_result(*contract)) return Step::kRefused;
   return Step::kGo;
@@ -149,6 +144,8 @@ bool Explorer::check_argument(const Contract& contract, uint8_t regno) {
         return want("the context that the program was called with (pass ctx)");
       }
       return true;
+    case Arg::kIndex:
+      return reg.is_number() || want("a number");
     case Arg::kMap:
       return check_map_argument(contract, regno);
     case Arg::kTask:

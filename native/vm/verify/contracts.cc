@@ -44,7 +44,7 @@ constexpr Contract kContracts[] = {
     {6, "trace_printk", {kRead, kSize, kMaybe, kMaybe, kMaybe}},
     {7, "get_prandom_u32"},
     {8, "get_smp_processor_id", {}, Gives::kCpu},
-    {12, "tail_call", {kCtx, kMap, kAny}, kNumber, bit(BPF_MAP_TYPE_PROG_ARRAY)},
+    {12, "tail_call", {kCtx, kMap, kIndex}, kNumber, bit(BPF_MAP_TYPE_PROG_ARRAY)},
     {14, "get_current_pid_tgid"},
     {15, "get_current_uid_gid"},
     {16, "get_current_comm", {kWrite, kSize}},

@@ -10,6 +10,7 @@ namespace bpftime::verify {
 enum class Arg : uint8_t {
   kNone,
   kAny,             // anything that was set
+  kIndex,           // a number
   kMaybe,           // anything, set or not
   kCtx,             // the context itself
   kMap,             // a map

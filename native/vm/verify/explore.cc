@@ -4,6 +4,7 @@
 
 #include "explorer.h"
 #include "liveness.h"
+#include "tail_calls.h"
 
 namespace bpftime::verify {
 
@@ -197,6 +198,10 @@ Outcome verify(std::span<const uint64_t> slots, const Options& options) {
   Flow flow;
   verdict = build_flow(slots, structure, &flow);
   if (!verdict) return refused_by_validator(verdict, source);
+  if (const TailCallRefusal refusal = check_tail_calls(flow); refusal.reason != nullptr) {
+    verdict = {false, refusal.slot, flow.insns[refusal.slot].opcode, refusal.reason};
+    return refused_by_validator(verdict, source);
+  }
   if (options.claims != nullptr) options.claims->slots.assign(slots.size(), {});
   const Context& context =
       options.context != nullptr ? *options.context : context_of(options.prog_type);

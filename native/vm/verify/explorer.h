@@ -115,6 +115,7 @@ class Explorer {
   // call.cc
   Step step_call(uint32_t slot);
   Step call_helper(uint32_t id);
+  Step tail_call(const Contract& contract);  // tail_calls.cc
   Step call_function(uint32_t start);
   bool call_global(uint32_t subprog, const std::vector<Parameter>& parameters);
   bool check_arguments(const Contract& contract);

@@ -53,16 +53,17 @@ struct DebugInfo {
 
 /// Parts of the proof that can be left out, to see that the oracle notices: tests only.
 enum Weakness : uint32_t {
-  kTrustNull = 1u << 0,       // what may be null is taken for set
-  kTrustBounds = 1u << 1,     // memory is taken for four bytes longer than it is
-  kTrustStack = 1u << 2,      // what was not written may be read
-  kForgetExact = 1u << 3,     // no number matters when states are compared
-  kForgetRead = 1u << 4,      // no slot matters when states are compared
-  kLearnTooMuch = 1u << 5,    // a number that was compared is taken for one less than it may be
-  kForgetRecords = 1u << 6,   // records need not be given back
-  kForgetLinks = 1u << 7,     // equal numbers there need not be equal here
-  kTrustSpills = 1u << 8,     // what was spilled survives being overwritten
-  kTrustCallbacks = 1u << 9,  // a callback runs once
+  kTrustNull = 1u << 0,        // what may be null is taken for set
+  kTrustBounds = 1u << 1,      // memory is taken for four bytes longer than it is
+  kTrustStack = 1u << 2,       // what was not written may be read
+  kForgetExact = 1u << 3,      // no number matters when states are compared
+  kForgetRead = 1u << 4,       // no slot matters when states are compared
+  kLearnTooMuch = 1u << 5,     // a number that was compared is taken for one less than it may be
+  kForgetRecords = 1u << 6,    // records need not be given back
+  kForgetLinks = 1u << 7,      // equal numbers there need not be equal here
+  kTrustSpills = 1u << 8,      // what was spilled survives being overwritten
+  kTrustCallbacks = 1u << 9,   // a callback runs once
+  kTrustTailCalls = 1u << 10,  // a function that makes a tail call is always come back to
 };
 
 struct Options {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A tail call, which the runtime refuses with a sentence.
+// A map of a kind that is in the kernel only, which is refused with a sentence.
 #include <linux/bpf.h>
 #include <linux/ptrace.h>
 
@@ -8,7 +8,7 @@
 char LICENSE[] SEC("license") = "MIT";
 
 struct {
-  __uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+  __uint(type, BPF_MAP_TYPE_SOCKMAP);
   __uint(max_entries, 2);
   __uint(key_size, 4);
   __uint(value_size, 4);
@@ -16,6 +16,6 @@ struct {
 
 SEC("uprobe/jump")
 int jump(struct pt_regs* ctx) {
-  bpf_tail_call(ctx, &jumps, 1);
-  return 7;
+  __u32 key = 0;
+  return bpf_map_delete_elem(&jumps, &key);
 }
