@@ -23,10 +23,10 @@ class Program {
 
   /// Fails with EINVAL (refused by validate()), ENOENT (`resolver` answers 0 for a helper or map)
   /// or E2BIG (more than kCallbacksMax callbacks).
-  /// The program lives in `memory`; null: where everything does. `tail_calls`: as in CompileOptions.
+  /// The program lives in `memory`; null: where everything does. `tail_calls`: as in
+  /// CompileOptions.
   static Result<Program> link(std::span<const uint64_t> slots, const Resolver& resolver,
-                              std::pmr::memory_resource* memory = nullptr,
-                              bool tail_calls = false);
+                              std::pmr::memory_resource* memory = nullptr, bool tail_calls = false);
 
   struct Op {
     uint8_t code;
