@@ -11,8 +11,8 @@
  *   ARRAY_OF_MAPS, HASH_OF_MAPS  as ARRAY and HASH; a value is the number of an inner map, from 1
  *                 on, whose view is that many places behind the map's own
  *   PROG_ARRAY    as ARRAY; a value is the number of a program, see vm/tail_call.h
- *   LPM_TRIE, TASK_STORAGE  as HASH, see lpm.h, tasks.h; QUEUE, STACK: queue.h; BLOOM_FILTER:
- * bloom.h; CGROUP_ARRAY: - RINGBUF       ring 0 of ring.h; PERF_EVENT_ARRAY: one ring per CPU
+ *   others        LPM_TRIE, TASK_STORAGE as HASH (lpm.h, tasks.h); queue.h; bloom.h; RINGBUF is
+ *                 ring 0 of ring.h, PERF_EVENT_ARRAY one ring per CPU
  * Values keep their address from insertion to deletion. An update of an existing key overwrites
  * the value in place, eight bytes at a time (the kernel swaps in another element): a concurrent
  * reader of a value longer than 8 bytes may see parts of both. Deleted elements are reused at
