@@ -8,8 +8,7 @@
  *                 elem_stride is one CPU's block, a multiple of 64: CPUs never share a cache line
  *   HASH, LRU     element i (0-based): base + data_off + i * elem_stride, laid out as
  *                 struct rt_elem, key rounded up to 8, then the value; value_stride bytes per CPU
- *   ARRAY_OF_MAPS, HASH_OF_MAPS  as ARRAY and HASH; a value is the number of an inner map, from 1
- *                 on, whose view is that many places behind the map's own
+ *   *_OF_MAPS     a value is the number of an inner map: its view is so many places behind ours
  *   PROG_ARRAY    as ARRAY; a value is the number of a program, see vm/tail_call.h
  *   others        LPM_TRIE, TASK_STORAGE as HASH (lpm.h, tasks.h); queue.h; bloom.h; RINGBUF is
  *                 ring 0 of ring.h, PERF_EVENT_ARRAY one ring per CPU
