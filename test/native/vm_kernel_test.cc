@@ -99,7 +99,7 @@ const HelperSet& helpers() {
     HelperSet s;
     // Every helper with a contract: what the runtime does not have yet is judged as well.
     for (uint32_t id = 0; id < kHelperIdMax; ++id) s.set(id, verify::contract_of(id) != nullptr);
-    return s;
+    return s.reset(BPF_FUNC_override_return);  // of replacements, not of probes
   }();
   return set;
 }
