@@ -161,6 +161,15 @@ const replacements: Trial[] = (
   run: ourProbe({ object, fn: 'f_push', dir: 'replace' }),
 }));
 
+const tailTrial: Trial = {
+  name: 'probe.entry.tail',
+  group: 'probe',
+  unit: 'ns',
+  description: 'ours: entry, a tail call to a program that does nothing',
+  baseline: 'probe.entry.empty',
+  run: ourProbe({ object: 'entry-tail', fn: 'f_push' }),
+};
+
 const ALL_DEEP = [1, 2, 3, 4, 5, 6, 7, 8].map((depth) => `f_deep${depth}`);
 
 // The tuple of each: what, probe, description. All have entry and return.
@@ -350,6 +359,7 @@ export const trials: readonly Trial[] = [
   ...stackTrials,
   ...otherSites,
   ...replacements,
+  tailTrial,
   ...goTrials,
   {
     name: 'probe.disabled',
