@@ -508,6 +508,7 @@ class Session {
   Result<void> unmap(const std::vector<std::pair<uint64_t, uint64_t>>& ranges);
 
   pid_t pid_;
+  pid_t entered_by_ = 0;  // the thread through which, while it is being entered
   uint64_t start_time_ = 0;
   uint64_t main_stack_ = 0;  // see ProcStatus
   pid_t ns_pid_ = 0;

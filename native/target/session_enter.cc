@@ -88,10 +88,13 @@ uint32_t possible_cpus() {
 // By a thread that has descriptors: the first one has none any more when it has ended. Threads
 // have pidfds since Linux 6.9 (PIDFD_THREAD, which is O_EXCL).
 static ScopedFd descriptor_of(pid_t pid, int remote_fd) {
-  const pid_t thread = living_thread(pid);
-  const ScopedFd pidfd(
-      static_cast<int>(syscall(SYS_pidfd_open, thread, thread == pid ? 0 : O_EXCL)));
-  return ScopedFd(static_cast<int>(syscall(SYS_pidfd_getfd, pidfd.get(), remote_fd, 0)));
+  const auto through = [remote_fd](pid_t thread, unsigned flags) {
+    const ScopedFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, thread, flags)));
+    return ScopedFd(static_cast<int>(syscall(SYS_pidfd_getfd, pidfd.get(), remote_fd, 0)));
+  };
+  ScopedFd found = through(pid, 0);
+  if (!found.valid() && errno == ESRCH) found = through(living_thread(pid), O_EXCL);
+  return found;
 }
 
 void shutdown_remote(pid_t pid, int remote_socket) {
@@ -154,7 +157,7 @@ Result<void> Session::open_handles() {
   const Result<ProcStatus> status = read_status(pid_);
   if (!status) return status.error();
   // Of a process whose first thread has ended another one tells what is about its memory.
-  const pid_t thread = any_thread();
+  const pid_t thread = status.value().zombie ? any_thread() : pid_;
   const Result<ProcStatus> living = thread == pid_ ? status : read_status(thread);
   if (!living) return living.error();
   const ProcStatus& s = living.value();
@@ -167,6 +170,7 @@ Result<void> Session::open_handles() {
                 "it runs with a hardware shadow stack, which moved calls would violate");
   }
   if (s.seccomp_mode == 1) return fail(EOPNOTSUPP, "strict seccomp forbids every mapping");
+  entered_by_ = thread;
   start_time_ = status.value().start_time;
   main_stack_ = s.main_stack;
   ns_pid_ = status.value().ns_pid;
@@ -197,7 +201,7 @@ Result<void> Session::install_agent(const std::function<bool()>& still_allowed) 
   Result<std::shared_ptr<MapObject>> log = create_log();
   if (!log) return log.error();
   log_ = log.value();
-  auto thread = RemoteThread::stop(pid_, any_thread());
+  auto thread = RemoteThread::stop(pid_, entered_by_);
   if (!thread) return thread.error();
   // It may have become a program that the caller may not touch since the caller asked. Our
   // descriptors were opened before: if exec came in between, they lead nowhere.
