@@ -62,18 +62,27 @@ const stackTrials: Trial[] = [
   },
 ];
 
+/** A row of each program for each engine; the kernel's is what the others are compared with. */
+function besideKernel<Engine extends string>(
+  engines: readonly Engine[],
+  programs: Readonly<Record<string, string>>,
+  run: (engine: Engine, program: string) => Trial['run'],
+): Trial[] {
+  return engines.flatMap((engine) =>
+    Object.entries(programs).map(([program, description]) => ({
+      name: `vm.${engine}.${program}`,
+      group: 'vm',
+      unit: 'ns',
+      description: `${engine}: ${description}`,
+      ...(engine === 'kernel' ? {} : { baseline: `vm.kernel.${program}` }),
+      run: run(engine, program),
+    })),
+  );
+}
+
 const vmTrials: Trial[] = [
-  ...(['kernel', 'ours', 'native'] as const).flatMap((engine) =>
-    Object.entries(vmPrograms).map(
-      ([program, description]): Trial => ({
-        name: `vm.${engine}.${program}`,
-        group: 'vm',
-        unit: 'ns',
-        description: `${engine}: ${description}`,
-        ...(engine === 'kernel' ? {} : { baseline: `vm.kernel.${program}` }),
-        run: vmTime(engine, program as VmProgram),
-      }),
-    ),
+  ...besideKernel(['kernel', 'ours', 'native'], vmPrograms, (engine, program) =>
+    vmTime(engine, program as VmProgram),
   ),
   ...(['ours', 'native'] as const).flatMap((engine): Trial[] => [
     {
@@ -105,17 +114,8 @@ const vmTrials: Trial[] = [
     description: 'ours: 100 instructions are compiled',
     run: compileTime,
   },
-  ...(['kernel', 'ours'] as const).flatMap((engine) =>
-    Object.entries(mapPrograms).map(
-      ([program, description]): Trial => ({
-        name: `vm.${engine}.${program}`,
-        group: 'vm',
-        unit: 'ns',
-        description: `${engine}: ${description}`,
-        ...(engine === 'kernel' ? {} : { baseline: `vm.kernel.${program}` }),
-        run: mapTime(engine, program as MapProgram),
-      }),
-    ),
+  ...besideKernel(['kernel', 'ours'], mapPrograms, (engine, program) =>
+    mapTime(engine, program as MapProgram),
   ),
 ];
 

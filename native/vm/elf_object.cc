@@ -32,13 +32,13 @@ struct BtfExtHeader {
 class ElfObject {
  public:
   ElfObject(std::span<const uint8_t> file, const ObjectNames& names, std::string& why)
-      : file_(file), names_(names), why_(why) {}
+      : sections_(file), names_(names), why_(why) {}
 
   bool link(const std::string& wanted) {
     if (!read_sections() || !find_main(wanted)) return false;
     place(main_section_, main_off_, main_end_);
     for (uint32_t i = 0; i < sections_.size(); ++i) {
-      if (is_code(i) && name_of(i) == ".text" && i != main_section_) {
+      if (sections_.is_code(i) && sections_.name_of(i) == ".text" && i != main_section_) {
         place(i, 0, sections_[i].sh_size);
       }
     }
@@ -62,62 +62,32 @@ class ElfObject {
     return false;
   }
 
-  [[nodiscard]] std::span<const uint8_t> bytes_of(uint32_t index) const {
-    if (index >= sections_.size()) return {};
-    const Elf64_Shdr& section = sections_[index];
-    if (section.sh_type == SHT_NOBITS || section.sh_offset > file_.size() ||
-        section.sh_size > file_.size() - section.sh_offset) {
-      return {};
-    }
-    return file_.subspan(section.sh_offset, section.sh_size);
-  }
-  [[nodiscard]] std::string name_of(uint32_t index) const {
-    return text_at(section_names_, sections_[index].sh_name);
-  }
-  [[nodiscard]] bool is_code(uint32_t index) const {
-    return sections_[index].sh_type == SHT_PROGBITS &&
-           (sections_[index].sh_flags & SHF_EXECINSTR) != 0;
-  }
   [[nodiscard]] std::string symbol_name(const Elf64_Sym& symbol) const {
-    return text_at(bytes_of(sections_[symbols_].sh_link), symbol.st_name);
+    return text_at(sections_.bytes_of(sections_[symbols_].sh_link), symbol.st_name);
   }
 
   bool read_sections() {
-    const auto header = record_at<Elf64_Ehdr>(file_, 0);
-    if (!header || std::memcmp(header->e_ident, ELFMAG, SELFMAG) != 0) {
-      return refuse("it is no ELF file");
-    }
-    if (header->e_ident[EI_CLASS] != ELFCLASS64 || header->e_ident[EI_DATA] != ELFDATA2LSB ||
-        header->e_type != ET_REL || header->e_machine != EM_BPF) {
-      return refuse("it is no eBPF object (compile with clang -O2 -target bpf -c)");
-    }
-    if (header->e_shentsize != sizeof(Elf64_Shdr) || header->e_shoff > file_.size()) {
-      return refuse("its table of sections is damaged");
-    }
-    const std::span<const uint8_t> table = file_.subspan(header->e_shoff);
-    for (uint32_t i = 0; i < header->e_shnum; ++i) {
-      const auto section = record_at<Elf64_Shdr>(table, i);
-      if (!section) return refuse("its table of sections is damaged");
-      sections_.push_back(*section);
-      if (section->sh_type == SHT_SYMTAB) symbols_ = i;
+    const char* wrong = sections_.read();
+    if (wrong != nullptr) return refuse(wrong);
+    for (uint32_t i = 0; i < sections_.size(); ++i) {
+      if (sections_[i].sh_type == SHT_SYMTAB) symbols_ = i;
     }
     if (symbols_ == 0) return refuse("it has no symbols");
-    section_names_ = bytes_of(header->e_shstrndx);
     data_.resize(sections_.size());
     return true;
   }
 
   /// The function that is named, or that begins the section that is.
   bool find_main(const std::string& wanted) {
-    const std::span<const uint8_t> table = bytes_of(symbols_);
+    const std::span<const uint8_t> table = sections_.bytes_of(symbols_);
     for (uint64_t i = 0; const auto symbol = record_at<Elf64_Sym>(table, i); ++i) {
       const uint32_t section = symbol->st_shndx;
       if (ELF64_ST_TYPE(symbol->st_info) != STT_FUNC || section >= sections_.size() ||
-          !is_code(section)) {
+          !sections_.is_code(section)) {
         continue;
       }
-      const bool is_named = symbol_name(*symbol) == wanted || name_of(section) == wanted;
-      if (!is_named && !(wanted.empty() && name_of(section) != ".text")) continue;
+      const bool is_named = symbol_name(*symbol) == wanted || sections_.name_of(section) == wanted;
+      if (!is_named && !(wanted.empty() && sections_.name_of(section) != ".text")) continue;
       const uint64_t bytes = sections_[section].sh_size;
       if (symbol->st_value > bytes || symbol->st_size > bytes - symbol->st_value) {
         return refuse("a function lies outside of its section");
@@ -125,14 +95,14 @@ class ElfObject {
       main_section_ = section;
       main_off_ = symbol->st_value;
       main_end_ = symbol->st_value + symbol->st_size;
-      if (name_of(section) == ".text") main_end_ = bytes;  // with what stands behind it
+      if (sections_.name_of(section) == ".text") main_end_ = bytes;  // with what stands behind it
       return true;
     }
     return refuse(wanted.empty() ? "it has no program" : "it has no program '" + wanted + "'");
   }
 
   void place(uint32_t section, uint64_t begin, uint64_t end) {
-    const std::span<const uint8_t> code = bytes_of(section);
+    const std::span<const uint8_t> code = sections_.bytes_of(section);
     if (end > code.size() || begin % 8 != 0 || end % 8 != 0 ||
         program.slots.size() + (end - begin) / 8 > kInsnCountMax) {
       return;
@@ -157,11 +127,12 @@ class ElfObject {
   bool relocate() {
     for (uint32_t t = 0; t < sections_.size(); ++t) {
       if (sections_[t].sh_type != SHT_REL || sections_[t].sh_link != symbols_) continue;
-      const std::span<const uint8_t> table = bytes_of(t);
+      const std::span<const uint8_t> table = sections_.bytes_of(t);
       for (uint64_t i = 0; const auto reloc = record_at<Elf64_Rel>(table, i); ++i) {
         const auto slot = slot_of(sections_[t].sh_info, reloc->r_offset);
         if (!slot) continue;  // of another program
-        const auto symbol = record_at<Elf64_Sym>(bytes_of(symbols_), ELF64_R_SYM(reloc->r_info));
+        const auto symbol =
+            record_at<Elf64_Sym>(sections_.bytes_of(symbols_), ELF64_R_SYM(reloc->r_info));
         if (!symbol) return refuse("a symbol is missing");
         const uint64_t type = ELF64_R_TYPE(reloc->r_info);
         const bool is_done = type == kRelocCall ? link_call(*slot, *symbol)
@@ -203,14 +174,14 @@ class ElfObject {
     if (symbol.st_shndx == SHN_UNDEF || symbol.st_shndx >= sections_.size()) {
       return refuse("it refers to '" + name + "', which it does not have");
     }
-    const std::string section = name_of(symbol.st_shndx);
+    const std::string section = sections_.name_of(symbol.st_shndx);
     Insn second = decode(program.slots[at + 1]);
     if (section == ".maps" || section == "maps") {
       const int64_t id = names_.map(name);
       if (id < 0) return refuse("it uses map '" + name + "', which is not registered");
       insn.src = kPseudoMapFd;
       insn.imm = static_cast<int32_t>(id);
-    } else if (is_code(symbol.st_shndx)) {
+    } else if (sections_.is_code(symbol.st_shndx)) {
       const auto target =
           slot_of(symbol.st_shndx, symbol.st_value + static_cast<uint32_t>(insn.imm));
       if (!target)
@@ -220,7 +191,8 @@ class ElfObject {
     } else {
       const auto id = data_of(symbol.st_shndx, section);
       if (!id) return false;
-      second.imm = static_cast<int32_t>(symbol.st_value) + insn.imm;
+      second.imm = static_cast<int32_t>(static_cast<uint32_t>(symbol.st_value) +
+                                        static_cast<uint32_t>(insn.imm));
       insn.src = kPseudoMapValue;
       insn.imm = static_cast<int32_t>(*id);
     }
@@ -233,7 +205,7 @@ class ElfObject {
   std::optional<uint32_t> data_of(uint32_t index, const std::string& name) {
     if (data_[index]) return data_[index];
     const Elf64_Shdr& section = sections_[index];
-    const std::span<const uint8_t> bytes = bytes_of(index);
+    const std::span<const uint8_t> bytes = sections_.bytes_of(index);
     const bool is_zero = section.sh_type == SHT_NOBITS;
     data_bytes_ += section.sh_size;
     if ((section.sh_flags & SHF_ALLOC) == 0 || section.sh_size == 0 ||
@@ -253,9 +225,9 @@ class ElfObject {
   void read_types() {
     std::span<const uint8_t> ext;
     for (uint32_t i = 0; i < sections_.size(); ++i) {
-      const std::span<const uint8_t> bytes = bytes_of(i);
-      if (name_of(i) == ".BTF") program.btf.assign(bytes.begin(), bytes.end());
-      if (name_of(i) == ".BTF.ext") ext = bytes;
+      const std::span<const uint8_t> bytes = sections_.bytes_of(i);
+      if (sections_.name_of(i) == ".BTF") program.btf.assign(bytes.begin(), bytes.end());
+      if (sections_.name_of(i) == ".BTF.ext") ext = bytes;
     }
     const auto header = record_at<BtfExtHeader>(ext, 0);
     if (program.btf.empty() || !header || header->magic != kBtfMagic) return;
@@ -295,7 +267,7 @@ class ElfObject {
 
   [[nodiscard]] std::optional<uint32_t> slot_in(const std::string& section, uint64_t off) const {
     for (const Piece& piece : pieces_) {
-      if (name_of(piece.section) == section) {
+      if (sections_.name_of(piece.section) == section) {
         const auto slot = slot_of(piece.section, off);
         if (slot) return slot;
       }
@@ -313,11 +285,9 @@ class ElfObject {
     return btf.subspan(begin, bytes);
   }
 
-  std::span<const uint8_t> file_;
+  ElfSections sections_;
   const ObjectNames& names_;
   std::string& why_;
-  std::vector<Elf64_Shdr> sections_;
-  std::span<const uint8_t> section_names_;
   uint32_t symbols_ = 0;
   uint32_t main_section_ = 0;
   uint64_t main_off_ = 0, main_end_ = 0;

@@ -22,7 +22,7 @@ constexpr uint32_t kLocalCall = 1;  // source register of a call within the prog
 class ElfText {
  public:
   ElfText(std::span<const uint8_t> file, const HelperByName& helper, std::string& why)
-      : file_(file), helper_(helper), why_(why) {}
+      : sections_(file), helper_(helper), why_(why) {}
 
   bool link(const std::string& main_name) {
     return read_sections() && place(main_name) && relocate();
@@ -35,38 +35,9 @@ class ElfText {
     return false;
   }
 
-  // Empty when it is not within the file.
-  [[nodiscard]] std::span<const uint8_t> bytes_of(const Elf64_Shdr& section) const {
-    if (section.sh_type == SHT_NOBITS || section.sh_offset > file_.size() ||
-        section.sh_size > file_.size() - section.sh_offset) {
-      return {};
-    }
-    return file_.subspan(section.sh_offset, section.sh_size);
-  }
-
-  [[nodiscard]] static bool is_code(const Elf64_Shdr& section) {
-    return section.sh_type == SHT_PROGBITS && (section.sh_flags & SHF_EXECINSTR) != 0;
-  }
-
   bool read_sections() {
-    const auto header = record_at<Elf64_Ehdr>(file_, 0);
-    if (!header || std::memcmp(header->e_ident, ELFMAG, SELFMAG) != 0) {
-      return refuse("it is no ELF file");
-    }
-    if (header->e_ident[EI_CLASS] != ELFCLASS64 || header->e_ident[EI_DATA] != ELFDATA2LSB ||
-        header->e_type != ET_REL || header->e_machine != EM_BPF) {
-      return refuse("it is no eBPF object (compile with clang -O2 -target bpf -c)");
-    }
-    if (header->e_shentsize != sizeof(Elf64_Shdr) || header->e_shoff > file_.size()) {
-      return refuse("its table of sections is damaged");
-    }
-    const std::span<const uint8_t> table = file_.subspan(header->e_shoff);
-    for (uint32_t i = 0; i < header->e_shnum; ++i) {
-      const auto section = record_at<Elf64_Shdr>(table, i);
-      if (!section) return refuse("its table of sections is damaged");
-      sections_.push_back(*section);
-    }
-    if (header->e_shstrndx < sections_.size()) names_ = bytes_of(sections_[header->e_shstrndx]);
+    const char* wrong = sections_.read();
+    if (wrong != nullptr) return refuse(wrong);
     starts_.resize(sections_.size());
     return true;
   }
@@ -74,9 +45,9 @@ class ElfText {
   /// The first section of code that is not .text, where compilers put what has no section of its
   /// own: functions that are called.
   [[nodiscard]] std::string main_section() const {
-    for (const Elf64_Shdr& section : sections_) {
-      const std::string name = text_at(names_, section.sh_name);
-      if (is_code(section) && section.sh_size != 0 && name != ".text") return name;
+    for (size_t i = 0; i < sections_.size(); ++i) {
+      const std::string name = sections_.name_of(i);
+      if (sections_.is_code(i) && sections_[i].sh_size != 0 && name != ".text") return name;
     }
     return ".text";
   }
@@ -86,15 +57,15 @@ class ElfText {
     const std::string main_name = wanted.empty() ? main_section() : wanted;
     std::vector<size_t> order;
     for (size_t i = 0; i < sections_.size(); ++i) {
-      if (!is_code(sections_[i]) || sections_[i].sh_size == 0) continue;
-      const bool is_main = text_at(names_, sections_[i].sh_name) == main_name;
+      if (!sections_.is_code(i) || sections_[i].sh_size == 0) continue;
+      const bool is_main = sections_.name_of(i) == main_name;
       if (is_main && has_main_) return refuse("it has two sections " + main_name);
       order.insert(is_main ? order.begin() : order.end(), i);
       has_main_ |= is_main;
     }
     if (!has_main_) return refuse("it has no code in a section " + main_name);
     for (const size_t i : order) {
-      const std::span<const uint8_t> code = bytes_of(sections_[i]);
+      const std::span<const uint8_t> code = sections_.bytes_of(i);
       if (code.empty() || code.size() % 8 != 0) return refuse("a section of code is damaged");
       if (slots.size() + code.size() / 8 > kInsnCountMax) return refuse("it has too much code");
       starts_[i] = slots.size();
@@ -105,23 +76,26 @@ class ElfText {
   }
 
   bool relocate() {
-    for (const Elf64_Shdr& table : sections_) {
+    for (size_t t = 0; t < sections_.size(); ++t) {
+      const Elf64_Shdr& table = sections_[t];
       if (table.sh_type != SHT_REL && table.sh_type != SHT_RELA) continue;
       if (table.sh_info >= sections_.size() || !starts_[table.sh_info]) continue;
       if (table.sh_type == SHT_RELA) return refuse("its relocations are of an unknown form");
       if (table.sh_link >= sections_.size()) return refuse("its relocations have no symbols");
-      const std::span<const uint8_t> relocations = bytes_of(table);
+      const std::span<const uint8_t> relocations = sections_.bytes_of(t);
       for (uint64_t i = 0; const auto reloc = record_at<Elf64_Rel>(relocations, i); ++i) {
-        if (!apply(*reloc, table.sh_info, sections_[table.sh_link])) return false;
+        if (!apply(*reloc, table.sh_info, table.sh_link)) return false;
       }
     }
     return true;
   }
 
-  bool apply(const Elf64_Rel& reloc, uint32_t section, const Elf64_Shdr& symbols) {
-    const auto symbol = record_at<Elf64_Sym>(bytes_of(symbols), ELF64_R_SYM(reloc.r_info));
-    if (!symbol || symbols.sh_link >= sections_.size()) return refuse("a symbol is missing");
-    const std::string name = text_at(bytes_of(sections_[symbols.sh_link]), symbol->st_name);
+  bool apply(const Elf64_Rel& reloc, uint32_t section, uint32_t symbols) {
+    const auto symbol =
+        record_at<Elf64_Sym>(sections_.bytes_of(symbols), ELF64_R_SYM(reloc.r_info));
+    const uint32_t names = sections_[symbols].sh_link;
+    if (!symbol || names >= sections_.size()) return refuse("a symbol is missing");
+    const std::string name = text_at(sections_.bytes_of(names), symbol->st_name);
     if (ELF64_R_TYPE(reloc.r_info) != kRelocCall) {
       return refuse("it refers to data or a map, '" + name + "': only code is linked");
     }
@@ -150,12 +124,10 @@ class ElfText {
     return true;
   }
 
-  std::span<const uint8_t> file_;
+  ElfSections sections_;
   const HelperByName& helper_;
   std::string& why_;
-  std::vector<Elf64_Shdr> sections_;
   std::vector<std::optional<uint64_t>> starts_;  // slot of each section of code
-  std::span<const uint8_t> names_;
   bool has_main_ = false;
 };
 

@@ -44,10 +44,11 @@ export function parseSection(section: string): Section {
 
 function placeOfSection(program: BpfProgInfo, section: Section): string {
   const { binary, where } = section;
+  const name = section.kind === 'replace' ? 'replace' : 'uprobe';
   if (where === undefined || where === '') {
     return fail(
       'EINVAL',
-      `${program.name}: its section "${program.section}" names no function (write SEC("uprobe//path:function"), or copy the object to uprobe/<function>)`,
+      `${program.name}: its section "${program.section}" names no function (write SEC("${name}//path:function"), or copy the object to ${name}/<function>)`,
     );
   }
   // libbpf also takes a bare library name, and `self` style paths; the place grammar covers both.
@@ -59,7 +60,10 @@ function placeOfSection(program: BpfProgInfo, section: Section): string {
 /** What a program in replace/ does not need to say, and what it must not say. */
 function planForReplacement(programs: BpfProgInfo[], place: string): HookPlan[] {
   if (programs.length > 1) {
-    fail('ENOEXEC', `${place}: the object has ${programs.length} programs, a function one result`);
+    fail(
+      'ENOEXEC',
+      `${place}: the object has ${programs.length} programs, a function one result (leave one, or copy it to hooks/ with SEC("replace/FUNCTION") for each)`,
+    );
   }
   return programs.map((program) => {
     if (parseSection(program.section).kind === 'return') {
